@@ -1,0 +1,346 @@
+r"""Batch, instance, batch-instance, layer and group normalization, as Flax Linen modules.
+
+Every layer takes channels-last arrays ``(N, *spatial, C)`` with any number of spatial axes and computes
+
+.. math::  y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \cdot \text{scale} + \text{bias}
+
+with one ``scale`` and one ``bias`` per channel; the layers differ only in the axes over which the mean :math:`\mu` and the
+biased variance :math:`\sigma^2` are taken:
+
+=================  =======================================  =======================
+layer              statistics over                          state
+=================  =======================================  =======================
+BatchNorm          batch and spatial axes, per channel      ``batch_stats`` mean, var
+InstanceNorm       spatial axes, per example and channel    none
+BatchInstanceNorm  both of the above, mixed by a gate       ``batch_stats`` mean, var
+LayerNorm          all but the batch axis, per example      none
+GroupNorm          spatial axes and a group of channels     none
+=================  =======================================  =======================
+
+Conventions, the same for every layer:
+
+- Statistics are float32 for bfloat16 and float16 input, float64 for float64 input, and two-pass: they stay exact where the
+  mean is thousands of standard deviations.
+- ``mask (N, *spatial)`` is boolean, True counts. What stands behind False, NaN included, changes neither the result nor any
+  gradient, and comes out as 0. Where nothing counts, everything stays finite and running statistics stay as they are.
+- ``use_running_average`` is accepted by every layer, so that they are interchangeable, and read by the two that keep
+  running statistics.
+- Wrong shapes, dtypes or arguments are a ``ValueError`` when the layer is traced.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import canonicalize_dtype
+
+Array = jax.Array
+Dtype = Any
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization (Ioffe and Szegedy, 2015, https://arxiv.org/abs/1502.03167).
+
+    In training the statistics are those of the batch, per channel over all other axes, and the running statistics become
+    ``momentum * running + (1 - momentum) * batch``; in evaluation the running ones are used. Both variances are biased
+    (divided by n, where PyTorch's running variance divides by n - 1).
+
+    Attributes:
+      use_running_average: True in evaluation, False in training; here or in the call, and an error in neither, so that it
+        can't be forgotten.
+      momentum: fraction of the running statistic that is kept; 0.9 is PyTorch's 0.1.
+      epsilon: added to the variance, in its unit.
+      axis_name: a ``pmap``, ``vmap`` or ``shard_map`` axis over which the batch is split; the statistics are then those of
+        the whole batch, weighted by the number of elements that count on each device.
+      use_scale, use_bias: whether to learn ``scale`` (starts at 1) and ``bias`` (starts at 0), each ``(C,)``.
+      dtype: of the result; None promotes input and parameters.
+      param_dtype: of the parameters; the running statistics have at least float32.
+
+    Collections: ``params`` scale, bias; ``batch_stats`` mean (starts at 0), var (starts at 1), each ``(C,)``.
+    """
+
+    use_running_average: bool | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    axis_name: str | tuple[str, ...] | None = None
+    use_scale: bool = True
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
+        """Normalizes ``x (N, *spatial, C)``, batch statistics or running ones; ``mask (N, *spatial)``. Returns x's shape."""
+        where = _check(self, x, mask)
+        scale, bias, dtype = _scale_and_bias(self, x)
+        average = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
+        x = _zero_masked(x.astype(_wide(x, dtype)), where)
+        centred, var = _batch_centred(self, x, where, average)
+        return _finish(self, centred, var, scale, bias, where, dtype)
+
+
+class BatchInstanceNorm(nn.Module):
+    """Batch-instance normalization (Nam and Kim, 2018, https://arxiv.org/abs/1805.07925).
+
+    ``y = (gate * batch_normalized + (1 - gate) * instance_normalized) * scale + bias`` with one gate per channel in [0, 1],
+    a parameter that starts at 1 (batch normalization). The forward pass clips the gate. Its gradient is that of the
+    unclipped gate, dropped only where a gradient-descent step would carry the gate further outside: a gate at 1 can come
+    back, and one that an optimizer threw past an end is pulled in again.
+
+    The authors train the gate at ten times the learning rate of the rest and without weight decay:
+    ``colnorm.optimizers.sgd(..., gate_multiplier=10)`` does that.
+
+    Attributes and collections: those of :class:`BatchNorm`, and ``params`` gate ``(C,)``.
+    """
+
+    use_running_average: bool | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    axis_name: str | tuple[str, ...] | None = None
+    use_scale: bool = True
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
+        """Normalizes ``x (N, *spatial, C)`` with at least one spatial axis; ``mask (N, *spatial)``. Returns x's shape."""
+        where = _check(self, x, mask, spatial=True)
+        scale, bias, dtype = _scale_and_bias(self, x)
+        gate = self.param("gate", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        average = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
+        wide = _wide(x, dtype)
+        x = _zero_masked(x.astype(wide), where)
+        batch, batch_var = _batch_centred(self, x, where, average)
+        instance = _moments(x, range(1, x.ndim - 1), where)
+        gate = _per_channel(clip_gate(gate.astype(wide)), x.ndim)
+        batch_weight = gate * jax.lax.rsqrt(batch_var + self.epsilon)
+        instance_weight = (1 - gate) * jax.lax.rsqrt(instance.var + self.epsilon)
+        y = batch * batch_weight + instance.centred * instance_weight
+        return _affine(y, scale, bias, where, dtype)
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalization (Ulyanov et al., 2016, https://arxiv.org/abs/1607.08022).
+
+    Statistics over the spatial axes, per example and channel, in training and evaluation alike. Attributes ``epsilon``,
+    ``use_scale``, ``use_bias``, ``dtype`` and ``param_dtype`` as in :class:`BatchNorm`; ``params`` scale, bias.
+    """
+
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
+        """Normalizes ``x (N, *spatial, C)`` with at least one spatial axis; ``mask (N, *spatial)``. Returns x's shape."""
+        where = _check(self, x, mask, spatial=True)
+        return _normalize_example(self, x, where, range(1, x.ndim - 1))
+
+
+class LayerNorm(nn.Module):
+    """Layer normalization (Ba et al., 2016, https://arxiv.org/abs/1607.06450), as images use it.
+
+    Statistics over all axes but the first, per example; scale and bias per channel. In a ``(B, T, C)`` array of sequences
+    this mixes time steps: for a normalization of each step alone, fold time into the batch. Attributes as in
+    :class:`InstanceNorm`; ``params`` scale, bias.
+    """
+
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
+        """Normalizes ``x (N, *spatial, C)``; ``mask (N, *spatial)``. Returns x's shape."""
+        where = _check(self, x, mask)
+        return _normalize_example(self, x, where, range(1, x.ndim))
+
+
+class GroupNorm(nn.Module):
+    """Group normalization (Wu and He, 2018, https://arxiv.org/abs/1803.08494).
+
+    The channels are cut into ``num_groups`` runs of equal length; statistics over the spatial axes and one run, per
+    example. One group is :class:`LayerNorm`, as many groups as channels :class:`InstanceNorm`. A ``num_groups`` that
+    doesn't divide the channels is an error. Other attributes as in :class:`InstanceNorm`; ``params`` scale, bias.
+    """
+
+    num_groups: int = 16
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
+        """Normalizes ``x (N, *spatial, C)``; ``mask (N, *spatial)``. Returns x's shape."""
+        where = _check(self, x, mask)
+        channels = x.shape[-1]
+        if self.num_groups < 1 or channels % self.num_groups:
+            raise ValueError(f"GroupNorm: num_groups must divide the channels, got {self.num_groups} groups for {channels} channels")
+        split = (*x.shape[:-1], self.num_groups, channels // self.num_groups)
+        return _normalize_example(self, x, where, (*range(1, x.ndim - 1), x.ndim), split)
+
+
+@jax.custom_vjp
+def clip_gate(gate: Array) -> Array:
+    """Clips to [0, 1]; the gradient passes unchanged, but for steps that would carry the gate further outside.
+
+    Where ``gate >= 1`` a negative gradient (a descent step upwards) is dropped if the gate is beyond 1, and likewise below
+    0; inside and on the interval's ends the gradient is whole. ``jnp.clip`` has none outside, and half of it at the ends,
+    where a gate starts: gates that leave never return. Reverse mode only, to any order.
+    """
+    return jnp.clip(gate, 0, 1)
+
+
+def _clip_gate_forward(gate: Array) -> tuple[Array, Array]:
+    return clip_gate(gate), gate
+
+
+def _clip_gate_backward(gate: Array, gradient: Array) -> tuple[Array]:
+    leaves = ((gate > 1) & (gradient < 0)) | ((gate < 0) & (gradient > 0))
+    return (jnp.where(leaves, 0, gradient),)
+
+
+clip_gate.defvjp(_clip_gate_forward, _clip_gate_backward)
+
+
+class _Moments(NamedTuple):
+    mean: Array
+    var: Array
+    centred: Array  # x - mean, in x's shape
+    counted: Array | int  # how many elements each statistic is of
+
+
+def _moments(x: Array, axes: Sequence[int], where: Array | None, axis_name: str | tuple[str, ...] | None = None) -> _Moments:
+    """Mean and biased variance over ``axes`` (kept as size 1) and, where named, over a device axis; masked x must be 0.
+
+    Two passes: a first mean as a shift, then the sums of ``d = x - shift`` and ``d * d`` (Chan, Golub and LeVeque, 1983).
+    The second sum of ``d`` repairs the first mean's rounding, which in float32 over 10^5 elements can reach 10^-5 of the
+    mean itself. The statistics do not depend on the shift, so no gradient flows through it.
+    """
+    axes = tuple(axes)
+
+    def total(values: Any) -> Any:
+        sums = jax.tree.map(lambda value: jnp.sum(value, axes, keepdims=True), values)
+        return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+    if where is None:
+        size = 1
+        for axis in axes:
+            size *= x.shape[axis]
+        count = size if axis_name is None else size * jax.lax.axis_size(axis_name)
+        counted: Array | int = count
+        divisor: Array | int = max(count, 1)
+    else:
+        # The mask has size 1 along the channels: each of its elements stands for as many as x has there.
+        repeats = 1
+        for axis in axes:
+            repeats *= x.shape[axis] // where.shape[axis] if where.shape[axis] else 1
+        counted = total(where.astype(x.dtype)) * repeats
+        divisor = jnp.maximum(counted, 1)
+
+    shift = jax.lax.stop_gradient(total(jax.lax.stop_gradient(x)) / divisor)
+    d = _zero_masked(x - shift, where)
+    first, second = total((d, d * d))
+    rest = first / divisor
+    var = second / divisor - rest * rest
+    var = jnp.where(var < 0, jnp.zeros_like(var), var)  # rounding; jnp.maximum would halve the curvature of constant input
+    return _Moments(shift + rest, var, d - rest, counted)
+
+
+def _batch_centred(module: Any, x: Array, where: Array | None, use_running_average: bool) -> tuple[Array, Array]:
+    """``x - mean`` and the variance of the batch or, in evaluation, of ``batch_stats``; updates the latter in training."""
+    features = (x.shape[-1],)
+    stats_dtype = jnp.float64 if jnp.dtype(module.param_dtype) == jnp.float64 else jnp.float32
+    running_mean = module.variable("batch_stats", "mean", jnp.zeros, features, stats_dtype)
+    running_var = module.variable("batch_stats", "var", jnp.ones, features, stats_dtype)
+    if use_running_average:
+        mean, var = (_per_channel(stat.value.astype(x.dtype), x.ndim) for stat in (running_mean, running_var))
+        return x - mean, var
+    # Flax initializes outside of pmap, where the axis has no name; nothing is synchronized or updated then.
+    axis_name = None if module.is_initializing() else module.axis_name
+    moments = _moments(x, range(x.ndim - 1), where, axis_name)
+    if not module.is_initializing():
+        keep = jnp.where(jnp.asarray(moments.counted) > 0, module.momentum, 1.0).astype(stats_dtype).reshape(())
+        for running, batch in ((running_mean, moments.mean), (running_var, moments.var)):
+            batch = jax.lax.stop_gradient(batch).reshape(features).astype(stats_dtype)
+            running.value = keep * running.value + (1 - keep) * batch
+    return moments.centred, moments.var
+
+
+def _normalize_example(module: Any, x: Array, where: Array | None, axes: Sequence[int], shape: tuple[int, ...] | None = None) -> Array:
+    """The layers without running statistics; ``axes`` of x in ``shape``, which GroupNorm gives one axis more."""
+    scale, bias, dtype = _scale_and_bias(module, x)
+    x = _zero_masked(x.astype(_wide(x, dtype)), where)
+    if shape is None:
+        moments = _moments(x, axes, where)
+        return _finish(module, moments.centred, moments.var, scale, bias, where, dtype)
+    moments = _moments(x.reshape(shape), axes, None if where is None else where[..., None])
+    y = (moments.centred * jax.lax.rsqrt(moments.var + module.epsilon)).reshape(x.shape)
+    return _affine(y, scale, bias, where, dtype)
+
+
+def _finish(module: Any, centred: Array, var: Array, scale: Array | None, bias: Array | None, where: Array | None, dtype: Dtype) -> Array:
+    """``centred / sqrt(var + epsilon) * scale + bias``; scale and root are multiplied first, as they are small."""
+    factor = jax.lax.rsqrt(var + module.epsilon)
+    if scale is not None:
+        factor = factor * _per_channel(scale.astype(centred.dtype), centred.ndim)
+    return _affine(centred * factor, None, bias, where, dtype)
+
+
+def _affine(y: Array, scale: Array | None, bias: Array | None, where: Array | None, dtype: Dtype) -> Array:
+    if scale is not None:
+        y = y * _per_channel(scale.astype(y.dtype), y.ndim)
+    if bias is not None:
+        y = y + _per_channel(bias.astype(y.dtype), y.ndim)
+    return _zero_masked(y, where).astype(dtype)
+
+
+def _scale_and_bias(module: Any, x: Array) -> tuple[Array | None, Array | None, Dtype]:
+    """The parameters, None where unused, and the dtype of the result."""
+
+    def parameter(used: bool, name: str, initializer: Callable) -> Array | None:
+        return module.param(name, initializer, (x.shape[-1],), module.param_dtype) if used else None
+
+    scale = parameter(module.use_scale, "scale", nn.initializers.ones)
+    bias = parameter(module.use_bias, "bias", nn.initializers.zeros)
+    return scale, bias, canonicalize_dtype(x, scale, bias, dtype=module.dtype)
+
+
+def _check(module: nn.Module, x: Array, mask: Array | None, spatial: bool = False) -> Array | None:
+    """Refuses what can't be normalized; returns the mask with a channel axis of size 1."""
+    name = type(module).__name__
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name}: expected a floating-point input, got {x.dtype}")
+    if x.ndim < 2:
+        raise ValueError(f"{name}: expected an input of shape (N, *spatial, C), got {x.shape}")
+    if spatial and x.ndim < 3:
+        raise ValueError(f"{name}: instance statistics need at least one spatial axis, (N, *spatial, C), got {x.shape}")
+    if mask is None:
+        return None
+    if mask.shape != x.shape[:-1]:
+        raise ValueError(f"{name}: expected a mask of shape {x.shape[:-1]} for an input of shape {x.shape}, got {mask.shape}")
+    if mask.dtype != jnp.bool_:
+        raise ValueError(f"{name}: expected a boolean mask (True counts), got {mask.dtype}")
+    return mask[..., None]
+
+
+def _wide(x: Array, dtype: Dtype) -> Dtype:
+    """The dtype to compute in: at least float32, and float64 for float64 input or result."""
+    return jnp.float64 if jnp.float64 in (x.dtype, jnp.dtype(dtype)) else jnp.float32
+
+
+def _zero_masked(x: Array, where: Array | None) -> Array:
+    return x if where is None else jnp.where(where, x, jnp.zeros_like(x))
+
+
+def _per_channel(parameter: Array, ndim: int) -> Array:
+    return parameter.reshape((1,) * (ndim - 1) + parameter.shape)

@@ -1,0 +1,93 @@
+"""Learning-rate schedules in epochs, and stochastic gradient descent as PyTorch defines it, with rules per parameter."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def constant(learning_rate: float) -> optax.Schedule:
+    """The same learning rate at every step."""
+    return optax.constant_schedule(learning_rate)
+
+
+def decay_per_epoch(learning_rate: float, factor: float, steps_per_epoch: int) -> optax.Schedule:
+    """``learning_rate * factor ** epoch``, a staircase with one stair an epoch; epochs count from 0."""
+    return optax.exponential_decay(learning_rate, steps_per_epoch, factor, staircase=True)
+
+
+def step_decay(learning_rate: float, factor: float, after_epochs: Sequence[int], steps_per_epoch: int) -> optax.Schedule:
+    """Multiplied by ``factor`` after each of ``after_epochs`` complete epochs: ``(50,)`` trains epochs 0 to 49 at the full rate."""
+    boundaries = {epoch * steps_per_epoch: factor for epoch in after_epochs}
+    return optax.piecewise_constant_schedule(learning_rate, boundaries)
+
+
+def warmup_cosine(learning_rate: float, warmup_epochs: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """Linear from 0 over ``warmup_epochs``, then half a cosine down to 0 at the end of ``epochs``."""
+    warmup = round(warmup_epochs * steps_per_epoch)
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, epochs * steps_per_epoch)
+
+
+def sgd(
+    schedule: optax.Schedule,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    decay_vectors: bool = True,
+    clip_global_norm: float | None = None,
+    gate_multiplier: float = 1.0,
+) -> optax.GradientTransformation:
+    """Stochastic gradient descent with momentum and L2 weight decay: PyTorch's ``SGD``.
+
+    With gradient g, parameter p and buffer b (0 at first)::
+
+        g <- g + weight_decay * p;    b <- momentum * b + g;    p <- p - learning_rate * b
+
+    (``p - learning_rate * (g + momentum * b)`` with ``nesterov``). Decay comes before momentum and learning rate, as it is
+    part of the gradient.
+
+    Args:
+      schedule: step -> learning rate.
+      momentum: fraction of the buffer kept at each step; 0 for none.
+      nesterov: look ahead by one step of momentum.
+      weight_decay: coefficient of the L2 term.
+      decay_vectors: False spares parameters of fewer than two dimensions: biases and normalization's scale, bias and gate.
+      clip_global_norm: scale the whole gradient, before decay, down to this L2 norm where it is longer; None never does.
+      gate_multiplier: learning rate of :class:`~colnorm.BatchInstanceNorm`'s gates in units of the others'. With any value
+        but 1 gates are spared from weight decay as well, as that layer's authors train them.
+
+    Returns:
+      An optax transformation.
+    """
+
+    def decays(params: Any) -> Any:
+        def decays_one(path: tuple, param: jax.Array) -> bool:
+            return (decay_vectors or jnp.ndim(param) > 1) and not (gate_multiplier != 1.0 and _is_gate(path))
+
+        return jax.tree_util.tree_map_with_path(decays_one, params)
+
+    def gates(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: _is_gate(path), params)
+
+    steps = []
+    if clip_global_norm is not None:
+        steps.append(optax.clip_by_global_norm(clip_global_norm))
+    if weight_decay:
+        steps.append(optax.add_decayed_weights(weight_decay, mask=decays))
+    if momentum:
+        steps.append(optax.trace(decay=momentum, nesterov=nesterov))
+    if gate_multiplier != 1.0:
+        steps.append(optax.masked(optax.scale(gate_multiplier), gates))
+    return optax.chain(*steps, optax.scale_by_learning_rate(schedule))
+
+
+def _is_gate(path: Sequence[Any]) -> bool:
+    return getattr(path[-1], "key", None) == "gate"
+
+
+def count_parameters(params: Mapping[str, Any]) -> int:
+    """The number of trainable numbers in a parameter tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,114 @@
+"""The steps of :mod:`colnorm.training` on several devices and several hosts, by ``pmap``.
+
+Every device holds the state and the data set; a batch's indices are split over the devices, and the step itself reduces
+gradients, sums and batch statistics over the axis :data:`AXIS`. The result is the single device's, up to the rounding of
+sums. On several hosts call ``jax.distributed.initialize()`` first, in every process, with the same data and seed in each.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colnorm.training import (
+    Array,
+    Data,
+    Engine,
+    LossFn,
+    SingleDevice,
+    Sums,
+    TrainState,
+    add_sums,
+    drive_steps,
+    eval_step,
+    scan_steps,
+    train_step,
+)
+
+AXIS = "devices"
+
+
+def make_engine(loss_fn: Callable[[str | None], LossFn], num_devices: int | None = None) -> Engine:
+    """The engine for ``num_devices`` of this process's devices, all by default.
+
+    Args:
+      loss_fn: axis name -> loss function; its model takes batch statistics over that axis, None on a single device.
+      num_devices: of each process.
+
+    Raises:
+      ValueError: more devices asked for than there are.
+    """
+    available = jax.local_devices()
+    if num_devices is not None and not 1 <= num_devices <= len(available):
+        raise ValueError(f"asked for {num_devices} devices, but there are {len(available)}: {available}")
+    devices = available[:num_devices]
+    if len(devices) == 1 and jax.process_count() == 1:
+        return SingleDevice(loss_fn(None))
+    return Parallel(loss_fn(AXIS), devices)
+
+
+def check_batch_size(batch_size: int, num_devices: int) -> None:
+    """Raises ``ValueError`` where a batch can't be split evenly over the devices."""
+    if batch_size < 1 or batch_size % num_devices:
+        raise ValueError(f"a batch of {batch_size} can't be split evenly over {num_devices} devices")
+
+
+class Parallel:
+    """Runs the steps under ``pmap``; :class:`~colnorm.training.SingleDevice` with the batch split over devices.
+
+    Args:
+      loss_fn: the task's, its model built with ``axis_name=AXIS``.
+      devices: this process's devices; all of them where there are several processes.
+      scan: an epoch as one compiled scan (by default everywhere but on the CPU) or as a Python loop of steps.
+    """
+
+    def __init__(self, loss_fn: LossFn, devices: Sequence[jax.Device], scan: bool | None = None):
+        self.devices = list(devices)
+        self.num_devices = len(self.devices) * jax.process_count()
+        self.scan = self.devices[0].platform != "cpu" if scan is None else scan
+
+        def train(state: TrainState, data: Data, indices: Array) -> tuple[TrainState, Sums]:
+            return train_step(state, data, indices, loss_fn=loss_fn, axis_name=AXIS)
+
+        def evaluate(variables: Mapping[str, Any], data: Data, indices: Array) -> Sums:
+            return eval_step(variables, data, indices, loss_fn=loss_fn, axis_name=AXIS)
+
+        # pmap takes either every device of every process or a list of them.
+        over = None if jax.process_count() > 1 else self.devices
+        self._train = jax.pmap(
+            scan_steps(train) if self.scan else train, AXIS, out_axes=(0, None), donate_argnums=0, devices=over
+        )
+        self._evaluate = jax.pmap(evaluate, AXIS, out_axes=None, devices=over)
+        self._replicate = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=over)
+
+    def put_state(self, state: TrainState) -> TrainState:
+        return self._replicate(np.arange(len(self.devices)), state)
+
+    def get_state(self, state: TrainState) -> TrainState:
+        return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data).reshape(x.shape[1:]), state)
+
+    def put_data(self, data: Mapping[str, Any]) -> Data:
+        return self._replicate(np.arange(len(self.devices)), dict(data))
+
+    def split(self, batches: np.ndarray) -> np.ndarray:
+        """``(steps, batch) -> (steps, devices here, batch per device)``."""
+        steps, batch_size = batches.shape
+        check_batch_size(batch_size, self.num_devices)
+        first = jax.process_index() * len(self.devices)
+        return batches.reshape(steps, self.num_devices, -1)[:, first : first + len(self.devices)]
+
+    def train_epoch(
+        self, state: TrainState, data: Data, batches: np.ndarray, on_step: Callable[[int, Sums], None] | None = None
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """Trains on ``batches (steps, batch)``; returns the state and each step's sums, stacked ``(steps, ...)``."""
+        parts = self.split(batches)
+        if self.scan:
+            state, sums = self._train(state, data, jnp.asarray(parts.swapaxes(0, 1)))
+            return state, jax.device_get(sums)
+        return drive_steps(self._train, state, data, parts, on_step)
+
+    def evaluate(self, state: TrainState, data: Data, batches: np.ndarray) -> dict[str, np.ndarray]:
+        """The sums over all of ``batches (steps, batch)``."""
+        return add_sums(self._evaluate(state.variables, data, part) for part in self.split(batches))

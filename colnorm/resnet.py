@@ -1,0 +1,151 @@
+"""The CIFAR residual network of He et al. 2016 (https://arxiv.org/abs/1512.03385, section 4.2) under any normalization."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args, overload
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from colnorm.normalization import BatchInstanceNorm, BatchNorm, GroupNorm, InstanceNorm, LayerNorm
+
+Array = jax.Array
+Normalization = Literal["nn", "bn", "in", "bin", "ln", "gn", "flax_bn"]
+
+
+def make_normalization(
+    name: Normalization, train: bool, axis_name: str | None = None, dtype: Any = None
+) -> Callable[..., Callable[[Array], Array]] | None:
+    """The constructor of a layer that maps ``x -> y``; None for ``nn``, no normalization.
+
+    ``flax_bn`` is ``flax.linen.BatchNorm`` with the momentum and the two-pass variance of ours, so that both are the same
+    function.
+    """
+    match name:
+        case "nn":
+            return None
+        case "bn":
+            return partial(BatchNorm, use_running_average=not train, axis_name=axis_name, dtype=dtype)
+        case "bin":
+            return partial(BatchInstanceNorm, use_running_average=not train, axis_name=axis_name, dtype=dtype)
+        case "in":
+            return partial(InstanceNorm, dtype=dtype)
+        case "ln":
+            return partial(LayerNorm, dtype=dtype)
+        case "gn":
+            return partial(GroupNorm, dtype=dtype)
+        case "flax_bn":
+            return partial(
+                nn.BatchNorm,
+                use_running_average=not train,
+                momentum=0.9,
+                epsilon=1e-5,
+                use_fast_variance=False,
+                axis_name=axis_name,
+                dtype=dtype,
+            )
+    raise ValueError(f"normalization must be one of {', '.join(get_args(Normalization))}, got {name!r}")
+
+
+class ResidualBlock(nn.Module):
+    """conv - norm - relu - conv - norm, plus the shortcut; the relu after the sum is the caller's.
+
+    Where the block halves the image it doubles the channels; its shortcut then takes every second pixel and appends zero
+    channels (option A of the paper), so that shortcuts have no parameters.
+    """
+
+    features: int
+    stride: int
+    normalization: Callable[..., Callable[[Array], Array]] | None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # (N, H, W, C) -> (N, H / stride, W / stride, features), before the relu
+        shortcut = x[:, :: self.stride, :: self.stride, :]
+        missing = self.features - x.shape[-1]
+        if missing:
+            shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (0, missing)))
+        y = conv_norm(x, self.features, self.stride, self.normalization, self.dtype, "1")
+        y = conv_norm(nn.relu(y), self.features, 1, self.normalization, self.dtype, "2")
+        return y + shortcut
+
+
+class ResNet(nn.Module):
+    """ResNet of depth ``6n + 2``: a stem, three stages of n blocks with 16, 32 and 64 channels, mean, linear classifier.
+
+    Attributes:
+      n: blocks in a stage; 2 gives ResNet-14, 3 ResNet-20.
+      num_classes: r outputs.
+      normalization: ``nn`` none (convolutions then have biases), ``bn`` batch, ``in`` instance, ``bin`` batch-instance,
+        ``ln`` layer, ``gn`` group (16 groups), ``flax_bn`` Flax's own batch normalization. One before every activation.
+      axis_name: a mapped axis over which ``bn``, ``bin`` and ``flax_bn`` take their statistics.
+      dtype: of convolutions and features (bfloat16, say); None for the input's. Logits have at least float32.
+
+    Convolutions are 3x3 with padding 1 on both sides (Flax's SAME pads one side only at stride 2, another function) and
+    kernels drawn as He et al. 2015 do, with variance 2 / fan-in. Parameters at ``bn`` and ten classes: 75,290 for n = 1,
+    172,506 for 2, 269,722 for 3, 853,018 for 9.
+    """
+
+    n: int = 2
+    num_classes: int = 10
+    normalization: Normalization = "bn"
+    axis_name: str | None = None
+    dtype: Any = None
+
+    @overload
+    def __call__(self, images: Array, train: bool = False) -> Array: ...
+    @overload
+    def __call__(self, images: Array, train: bool = False, *, return_features: Literal[True]) -> tuple[Array, dict[str, Array]]: ...
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False, *, return_features: bool = False) -> Any:
+        """Classifies images.
+
+        Args:
+          images: ``(N, H, W, channels)``, floating point, H and W at least 4.
+          train: True takes batch statistics and updates ``batch_stats``, False reads them.
+          return_features: also return features by name.
+
+        Returns:
+          logits ``(N, num_classes)``; with ``return_features`` the pair (logits, features), where features holds, in
+          order: ``stem``, ``stage{1,2,3}_block{1..n}`` (each after its relu), ``last_preactivation`` (what enters the
+          last relu, in the shape of the last block) and ``pooled`` ``(N, 64)``.
+
+        Raises:
+          ValueError: n or num_classes below 1, an unknown normalization, or images of another rank or integer kind.
+        """
+        if self.n < 1 or self.num_classes < 1:
+            raise ValueError(f"ResNet: n and num_classes must be at least 1, got n={self.n}, num_classes={self.num_classes}")
+        if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"ResNet: expected floating-point images (N, H, W, channels), got {images.dtype} {images.shape}")
+        normalization = make_normalization(self.normalization, train, self.axis_name, self.dtype)
+
+        features: dict[str, Array] = {}
+        x = nn.relu(conv_norm(images, 16, 1, normalization, self.dtype, ""))
+        features["stem"] = x
+        for stage in range(3):
+            for block in range(self.n):
+                stride = 2 if stage > 0 and block == 0 else 1
+                name = f"stage{stage + 1}_block{block + 1}"
+                before = ResidualBlock(16 * 2**stage, stride, normalization, self.dtype, name=name)(x)
+                x = features[name] = nn.relu(before)
+        features["last_preactivation"] = before
+        wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+        x = features["pooled"] = jnp.mean(x.astype(wide), axis=(1, 2))
+        logits = nn.Dense(self.num_classes, dtype=wide, name="classifier")(x)
+        return (logits, features) if return_features else logits
+
+
+def conv_norm(x: Array, features: int, stride: int, normalization: Any, dtype: Any, suffix: str) -> Array:
+    """A 3x3 convolution and its normalization, submodules ``conv{suffix}`` and ``norm{suffix}`` of the calling module."""
+    x = nn.Conv(
+        features,
+        (3, 3),
+        strides=stride,
+        padding=1,
+        use_bias=normalization is None,
+        kernel_init=nn.initializers.he_normal(),
+        dtype=dtype,
+        name=f"conv{suffix}",
+    )(x)
+    return x if normalization is None else normalization(name=f"norm{suffix}")(x)

@@ -1,0 +1,330 @@
+"""Training: a state, pure steps, two ways to drive an epoch of them, and the loop over epochs.
+
+The pieces fit any task that can say what its loss is::
+
+    def loss_fn(variables, batch, key, train) -> (sums, batch_stats)
+
+``sums`` is a dict of arrays *summed* over the examples of the batch, with at least ``loss`` and ``count`` (the weight of the
+examples); what a task reports is a ratio of such sums, so that averages over ragged or padded batches and over devices are
+right. A batch is what :func:`take_batch` cuts out of a data set that lives on the device: its arrays indexed by examples,
+and ``weights``, ``positions``.
+
+Everything random is a function of (seed, step), and the order of examples one of (seed, epoch): a run that is restored from
+a checkpoint goes on exactly as if it had never stopped.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from flax.training import train_state
+
+Array = jax.Array
+Data = Mapping[str, Array]
+Sums = dict[str, Array]
+LossFn = Callable[[Mapping[str, Any], Data, Array, bool], tuple[Sums, Any]]
+Step = Callable[..., Any]
+
+
+class TrainState(train_state.TrainState):
+    """Everything a run is: step, params, optimizer state, ``batch_stats``, and the seed of its random numbers.
+
+    ``seed`` is an array, so that states of several seeds stack and train together under ``vmap``.
+    """
+
+    batch_stats: Any = struct.field(default_factory=dict)
+    seed: Array = struct.field(default_factory=lambda: jnp.zeros((), jnp.uint32))
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What ``model.apply`` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_state(model: Any, tx: optax.GradientTransformation, seed: int, *example_inputs: Any) -> TrainState:
+    """Initializes a Flax model on inputs of the right shapes, and the optimizer on its parameters."""
+    variables = jax.jit(model.init)(jax.random.key(seed), *example_inputs)
+    return TrainState.create(
+        apply_fn=model.apply,
+        params=variables["params"],
+        tx=tx,
+        batch_stats=variables.get("batch_stats", {}),
+        seed=jnp.asarray(seed, jnp.uint32),
+    )
+
+
+def take_batch(data: Data, indices: Array, axis_name: str | None = None) -> dict[str, Array]:
+    """Examples of ``data`` by index, with two arrays more.
+
+    Args:
+      data: arrays with a leading axis of examples.
+      indices: ``(B,)``; -1 stands for padding.
+      axis_name: the device axis, where the batch is split over devices.
+
+    Returns:
+      ``data``'s keys indexed, ``weights (B,)`` float32, 0 at padding and 1 elsewhere, and ``positions (B,)``, each example's
+      place in the whole batch over all devices: randomness drawn per position is the same on any number of devices.
+    """
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * indices.shape[0]
+    batch = {name: jnp.take(values, jnp.maximum(indices, 0), axis=0) for name, values in data.items()}
+    batch["weights"] = (indices >= 0).astype(jnp.float32)
+    batch["positions"] = first + jnp.arange(indices.shape[0])
+    return batch
+
+
+def train_step(
+    state: TrainState, data: Data, indices: Array, *, loss_fn: LossFn, axis_name: str | None = None
+) -> tuple[TrainState, Sums]:
+    """One optimizer step on the mean loss of a batch.
+
+    Under ``axis_name`` each device holds a part of the indices; gradients and sums are added up over the axis and divided
+    by the whole batch's count, so that the step is that of one device with all of it.
+
+    Returns:
+      the next state, and the batch's ``sums`` before the update, over all devices.
+    """
+    batch = take_batch(data, indices, axis_name)
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+
+    def objective(params: Any) -> tuple[Array, tuple[Sums, Any]]:
+        sums, batch_stats = loss_fn({"params": params, "batch_stats": state.batch_stats}, batch, key, True)
+        return sums["loss"], (sums, batch_stats)
+
+    gradients, (sums, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
+    if axis_name is not None:
+        gradients, sums = jax.lax.psum((gradients, sums), axis_name)
+    count = jnp.maximum(sums["count"], 1)
+    gradients = jax.tree.map(lambda gradient: gradient / count.astype(gradient.dtype), gradients)
+    return state.apply_gradients(grads=gradients, batch_stats=batch_stats), sums
+
+
+def eval_step(
+    variables: Mapping[str, Any], data: Data, indices: Array, *, loss_fn: LossFn, axis_name: str | None = None
+) -> Sums:
+    """The sums of a batch in evaluation mode, over all devices; padding (index -1) has weight 0."""
+    batch = take_batch(data, indices, axis_name)
+    sums, _ = loss_fn(variables, batch, jax.random.key(0), False)
+    return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+
+def shuffled_batches(num_examples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """The epoch's permutation cut into ``(steps, batch_size)``; what is left over at its end is dropped.
+
+    Raises:
+      ValueError: fewer examples than one batch.
+    """
+    steps = num_examples // batch_size
+    if steps < 1:
+        raise ValueError(f"a batch of {batch_size} can't be drawn from {num_examples} training examples")
+    order = np.random.default_rng((seed, epoch)).permutation(num_examples)
+    return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
+
+
+def padded_batches(num_examples: int, batch_size: int) -> np.ndarray:
+    """All examples in order, ``(steps, batch_size)``, filled up with -1: each is counted exactly once."""
+    steps = math.ceil(num_examples / batch_size)
+    indices = np.full(steps * batch_size, -1, np.int32)
+    indices[:num_examples] = np.arange(num_examples)
+    return indices.reshape(steps, batch_size)
+
+
+class Engine(Protocol):
+    """Where steps run: on one device here, on several in :mod:`colnorm.parallel`. Both drive an epoch in either way.
+
+    ``put_state`` and ``put_data`` move arrays to where the steps want them, ``get_state`` brings a state back to one copy on
+    the host. ``train_epoch`` and ``evaluate`` take batches of indices ``(steps, batch)``.
+    """
+
+    num_devices: int
+
+    def put_state(self, state: TrainState) -> TrainState: ...
+    def get_state(self, state: TrainState) -> TrainState: ...
+    def put_data(self, data: Mapping[str, Any]) -> Data: ...
+    def train_epoch(
+        self, state: TrainState, data: Data, batches: np.ndarray, on_step: Callable[[int, Sums], None] | None = None
+    ) -> tuple[TrainState, dict[str, np.ndarray]]: ...
+    def evaluate(self, state: TrainState, data: Data, batches: np.ndarray) -> dict[str, np.ndarray]: ...
+
+
+class SingleDevice:
+    """Runs the steps on the default device.
+
+    On an accelerator a whole epoch is one compiled ``lax.scan`` over the batches, with the state donated: no time in Python
+    or on the way between host and device. On the CPU it is a Python loop over the compiled step, since XLA's CPU backend
+    runs convolutions inside a loop body many times slower (https://github.com/jax-ml/jax/issues/12868).
+
+    Args:
+      loss_fn: the task's.
+      scan: which of the two; by default a scan everywhere but on the CPU.
+    """
+
+    num_devices = 1
+
+    def __init__(self, loss_fn: LossFn, scan: bool | None = None):
+        self.scan = jax.default_backend() != "cpu" if scan is None else scan
+
+        def train(state: TrainState, data: Data, indices: Array) -> tuple[TrainState, Sums]:
+            return train_step(state, data, indices, loss_fn=loss_fn)
+
+        def evaluate(variables: Mapping[str, Any], data: Data, indices: Array) -> Sums:
+            return eval_step(variables, data, indices, loss_fn=loss_fn)
+
+        self._train = jax.jit(scan_steps(train) if self.scan else train, donate_argnums=0)
+        self._evaluate = jax.jit(evaluate)
+
+    def put_state(self, state: TrainState) -> TrainState:
+        # A copy: the steps donate their argument, which must not be the caller's arrays.
+        return jax.tree.map(jnp.array, state)
+
+    def get_state(self, state: TrainState) -> TrainState:
+        return jax.device_get(state)
+
+    def put_data(self, data: Mapping[str, Any]) -> Data:
+        return jax.tree.map(jnp.asarray, dict(data))
+
+    def train_epoch(
+        self, state: TrainState, data: Data, batches: np.ndarray, on_step: Callable[[int, Sums], None] | None = None
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """Trains on ``batches (steps, batch)``; returns the state and each step's sums, stacked ``(steps, ...)``."""
+        if self.scan:
+            state, sums = self._train(state, data, jnp.asarray(batches))
+            return state, jax.device_get(sums)
+        return drive_steps(self._train, state, data, batches, on_step)
+
+    def evaluate(self, state: TrainState, data: Data, batches: np.ndarray) -> dict[str, np.ndarray]:
+        """The sums over all of ``batches (steps, batch)``."""
+        return add_sums(self._evaluate(state.variables, data, jnp.asarray(indices)) for indices in batches)
+
+
+def scan_steps(step: Step) -> Step:
+    """Makes ``step(state, data, indices)`` one over ``indices`` with a leading axis of steps; sums come out stacked."""
+
+    def epoch(state: TrainState, data: Data, batches: Array) -> tuple[TrainState, Sums]:
+        return jax.lax.scan(lambda state, indices: step(state, data, indices), state, batches)
+
+    return epoch
+
+
+def drive_steps(
+    step: Step, state: TrainState, data: Data, batches: Iterable[Any], on_step: Callable[[int, Sums], None] | None = None
+) -> tuple[TrainState, dict[str, np.ndarray]]:
+    """A Python loop over a compiled step, two steps ahead of the device at most; calls ``on_step(number, its sums)``."""
+    history: list[Sums] = []
+
+    def report(number: int) -> None:
+        # Waiting for an older step, not for the one just begun, keeps the device busy.
+        history[number] = jax.device_get(history[number])
+        if on_step is not None:
+            on_step(number, history[number])
+
+    for number, indices in enumerate(batches):
+        state, sums = step(state, data, jnp.asarray(indices))
+        history.append(sums)
+        if number >= 2:
+            report(number - 2)
+    for number in range(max(len(history) - 2, 0), len(history)):
+        report(number)
+    return state, jax.tree.map(lambda *values: np.stack(values), *history)
+
+
+def add_sums(batches: Iterator[Sums]) -> dict[str, np.ndarray]:
+    """Sums of sums, in float64 on the host; all batches are in flight before the first is waited for."""
+    return jax.tree.map(lambda *values: np.sum(values, axis=0, dtype=np.float64), *jax.device_get(list(batches)))
+
+
+class NonFiniteLossError(RuntimeError):
+    """The training loss became NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Monitor:
+    """Which validation figure chooses the best epoch, and when to stop for want of a better one.
+
+    Attributes:
+      metric: a key of an epoch's record, ``validation_accuracy`` say.
+      higher_is_better: its direction.
+      patience: stop after this many epochs without a new best; None never does.
+    """
+
+    metric: str
+    higher_is_better: bool = True
+    patience: int | None = None
+
+    def best_epoch(self, history: Iterable[Mapping[str, Any]]) -> int | None:
+        """The epoch with the best value, the first of equals; None where there is none yet."""
+        best: tuple[float, int] | None = None
+        for record in history:
+            value = record[self.metric] * (1 if self.higher_is_better else -1)
+            if math.isfinite(value) and (best is None or value > best[0]):
+                best = (value, record["epoch"])
+        return None if best is None else best[1]
+
+    def stops(self, history: list[Mapping[str, Any]]) -> bool:
+        """Whether patience has run out after the last epoch of ``history``."""
+        if self.patience is None or not history:
+            return False
+        return history[-1]["epoch"] - (self.best_epoch(history) or 0) >= self.patience
+
+
+class Store(Protocol):
+    """What :func:`fit` needs of a run directory (:class:`colnorm.checkpoint.RunDirectory` is one)."""
+
+    def append(self, record: Mapping[str, Any]) -> None: ...
+    def save(self, state: TrainState, epoch: int, best_epoch: int | None) -> None: ...
+
+
+def fit(
+    state: TrainState,
+    engine: Engine,
+    run_epoch: Callable[[TrainState, int], tuple[TrainState, dict[str, Any]]],
+    *,
+    epochs: int,
+    monitor: Monitor,
+    store: Store,
+    history: list[dict[str, Any]],
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[TrainState, list[dict[str, Any]]]:
+    """Trains until ``epochs`` are done or the monitor stops, writing a record and a checkpoint after every epoch.
+
+    Args:
+      state: where to start, as ``engine.put_state`` returns it.
+      engine: where the steps run.
+      run_epoch: trains and validates epoch number n (from 1): ``(state, n) -> (state, record)``.
+      epochs: how many in all, those in ``history`` counted in.
+      monitor: chooses the best epoch.
+      store: takes the records and the checkpoints.
+      history: the records of the epochs already done, oldest first; empty for a new run.
+      on_epoch: called with each new record, after it is safe on disk.
+
+    Returns:
+      the state after the last epoch, and all records.
+
+    Raises:
+      NonFiniteLossError: raised by ``run_epoch`` through :func:`check_finite`; what is stored stays good.
+    """
+    history = list(history)
+    while len(history) < epochs and not monitor.stops(history):
+        epoch = len(history) + 1
+        state, measured = run_epoch(state, epoch)
+        record = {"epoch": epoch, **measured}
+        history.append(record)
+        # The record first: a run killed between the two is cut back to its checkpoint when it is resumed.
+        store.append(record)
+        store.save(engine.get_state(state), epoch, monitor.best_epoch(history))
+        if on_epoch is not None:
+            on_epoch(record)
+    return state, history
+
+
+def check_finite(losses: np.ndarray, epoch: int, first_step: int = 0) -> None:
+    """Raises :class:`NonFiniteLossError` at the first NaN or infinity, naming epoch and step (both from 1)."""
+    bad = np.flatnonzero(~np.isfinite(np.atleast_1d(losses)))
+    if bad.size:
+        step = first_step + int(bad[0])
+        raise NonFiniteLossError(f"the training loss is {np.atleast_1d(losses)[bad[0]]} at step {step + 1} of epoch {epoch}")

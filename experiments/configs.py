@@ -1,0 +1,121 @@
+"""Every number of the study: a frozen dataclass per task, and a named preset for each row of the report.
+
+What the report states is taken over as it is; what it leaves open is chosen here and marked "ours".
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from colnorm.resnet import Normalization
+
+
+@dataclass(frozen=True)
+class CifarConfig:
+    """A ResNet on images. Rates are per step, epochs count from 1."""
+
+    normalization: Normalization = "bn"
+    """nn none, bn batch, in instance, bin batch-instance, ln layer, gn group (16 groups), flax_bn Flax's own batch norm."""
+    n: int = 2
+    """Blocks in each of the three stages: the network has 6n+2 layers."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions and features; statistics, loss and parameters stay float32."""
+
+    data: Literal["cifar10", "digits"] = "cifar10"
+    """cifar10, or the 1,797 handwritten digits that come with scikit-learn."""
+    data_dir: str | None = None
+    """Directory with CIFAR-10's binary or python version; without one tensorflow-datasets fetches it."""
+    crop_padding: int = 0
+    """Random crops out of images reflected by this many pixels on each side; 0 for none. Drawn on the device."""
+    flip: bool = False
+    """Mirror every other training image at random."""
+
+    epochs: int = 100
+    """Epochs at most."""
+    batch_size: int = 128
+    """Images in a step, over all devices."""
+    learning_rate: float = 0.1
+    """At the start, or at its peak with the cosine schedule."""
+    schedule: Literal["constant", "decay", "step", "cosine"] = "constant"
+    """constant; decay by decay_factor after every epoch; step by decay_factor after each of decay_epochs; cosine to 0 after warm-up."""
+    decay_factor: float = 0.1
+    """What the decay and step schedules multiply with."""
+    decay_epochs: tuple[int, ...] = ()
+    """Epochs after which the step schedule drops."""
+    warmup_epochs: float = 0.0
+    """Linear warm-up of the cosine schedule."""
+    momentum: float = 0.9
+    """Fraction of the momentum buffer kept at a step."""
+    nesterov: bool = False
+    """Nesterov momentum."""
+    weight_decay: float = 1e-4
+    """L2 coefficient, added to the gradient."""
+    decay_vectors: bool = True
+    """Decay biases, scales and gates too, as PyTorch's SGD does."""
+    gate_multiplier: float = 1.0
+    """Learning rate of batch-instance gates in units of the others'; with any but 1 they have no weight decay."""
+    clip_global_norm: float | None = None
+    """Scale longer gradients down to this L2 norm."""
+    label_smoothing: float = 0.0
+    """Training targets are 1 - s for the label plus s spread over all classes; evaluation is never smoothed."""
+
+    patience: int | None = 10
+    """Stop after this many epochs without a better validation accuracy; None trains all epochs."""
+    seed: int = 0
+    """Of parameters, order, augmentation, and the split into training and validation data."""
+    devices: int | None = None
+    """Devices to split each batch over; all by default. On a CPU this many virtual devices are made (1 by default)."""
+
+
+# The report's rows (1.1 to 1.2.6). Ours: patience 10 and 100 epochs at most, the early-stopping rule being unstated.
+_REPORT = CifarConfig(momentum=0.9, weight_decay=1e-4, batch_size=128)
+_BN = dataclasses.replace(_REPORT, normalization="bn", learning_rate=1.0, schedule="decay", decay_factor=0.96)
+_GN = dataclasses.replace(_REPORT, normalization="gn", learning_rate=0.1, schedule="step", decay_epochs=(20,))
+
+# The same network trained as one would today. All ours.
+_MODERN = CifarConfig(
+    epochs=100,
+    schedule="cosine",
+    warmup_epochs=5,
+    nesterov=True,
+    weight_decay=5e-4,
+    decay_vectors=False,
+    crop_padding=4,
+    flip=True,
+    label_smoothing=0.1,
+    patience=None,
+)
+
+CIFAR_PRESETS: dict[str, tuple[str, CifarConfig]] = {
+    "nn": ("1.1: no normalization", dataclasses.replace(_REPORT, normalization="nn", learning_rate=0.001)),
+    "bn": ("1.2.1: batch normalization", _BN),
+    "in": (
+        "1.2.1: instance normalization",
+        dataclasses.replace(_REPORT, normalization="in", learning_rate=1.0, schedule="step", decay_epochs=(50,)),
+    ),
+    "bin": (
+        "1.2.1: batch-instance normalization",
+        dataclasses.replace(_REPORT, normalization="bin", learning_rate=1.0, schedule="step", decay_epochs=(30,)),
+    ),
+    "ln": ("1.2.1: layer normalization", dataclasses.replace(_REPORT, normalization="ln", learning_rate=0.01)),
+    "gn": ("1.2.1: group normalization, 16 groups", _GN),
+    "flax_bn": ("1.2.4: Flax's own batch normalization", dataclasses.replace(_BN, normalization="flax_bn")),
+    # Ours: learning rates scaled with the batch size (Goyal et al. 2017), which the report doesn't state.
+    "bn_batch8": ("1.2.6: bn at batch size 8", dataclasses.replace(_BN, batch_size=8, learning_rate=1.0 * 8 / 128)),
+    "gn_batch8": ("1.2.6: gn at batch size 8", dataclasses.replace(_GN, batch_size=8, learning_rate=0.1 * 8 / 128)),
+    **{
+        f"modern_{name}": (
+            f"{name} with augmentation, warm-up and cosine schedule",
+            dataclasses.replace(_MODERN, normalization=name, learning_rate=rate, **more),
+        )
+        for name, rate, more in (
+            ("nn", 0.02, {"clip_global_norm": 1.0}),
+            ("bn", 0.2, {}),
+            ("in", 0.1, {}),
+            ("bin", 0.2, {"gate_multiplier": 10.0}),
+            ("ln", 0.1, {"clip_global_norm": 1.0}),
+            ("gn", 0.1, {"clip_global_norm": 1.0}),
+            ("flax_bn", 0.2, {}),
+        )
+    },
+}

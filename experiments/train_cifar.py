@@ -1,0 +1,162 @@
+"""Trains a ResNet under one of the normalizations; every epoch is checkpointed, and --resume goes on from the last.
+
+    python -m experiments.train_cifar bn --data-dir DIR              # a row of the report, by preset
+    python -m experiments.train_cifar modern_bn --epochs 30 --devices 4
+    python -m experiments.train_cifar bn --data digits --epochs 5    # no download: scikit-learn's digits
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.configs import CIFAR_PRESETS, CifarConfig
+
+# What may change between a run and its continuation without making it another run.
+MAY_DIFFER = frozenset({"data_dir", "devices", "patience"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What to train, and where to keep it."""
+
+    config: Annotated[CifarConfig, tyro.conf.arg(name="")]
+    run: Path | None = None
+    """Run directory; runs/<data>-<preset> by default."""
+    resume: bool = False
+    """Go on from the run's last checkpoint."""
+    overwrite: bool = False
+    """Delete the run that is there."""
+
+
+def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Trains and returns the run directory; shows progress and a line an epoch."""
+    from experiments import process
+
+    process.prepare(config.devices)
+
+    from colnorm.checkpoint import RunDirectory
+    from colnorm.data import images
+    from colnorm.parallel import check_batch_size, make_engine
+    from colnorm.training import Monitor, check_finite, fit, padded_batches, shuffled_batches
+    from experiments import cifar, plotting, report
+
+    data = images.load(config.data, config.data_dir, config.seed)
+    engine = make_engine(cifar.make_loss(config, data), config.devices)
+    check_batch_size(config.batch_size, engine.num_devices)
+    num_train = len(data.train.labels)
+    steps_per_epoch = len(shuffled_batches(num_train, config.batch_size, config.seed, 0))
+    schedule = cifar.make_schedule(config, steps_per_epoch)
+    monitor = Monitor("validation_accuracy", higher_is_better=True, patience=config.patience)
+
+    state = cifar.make_state(config, data.num_classes, steps_per_epoch)
+    stored_config = {"task": "cifar", **dataclasses.asdict(config)}
+    if resume:
+        run = RunDirectory.open(run_path)
+        # Without a schedule that ends with them, more epochs are the same run, only longer.
+        longer = frozenset() if config.schedule == "cosine" else frozenset({"epochs"})
+        run.check_config(stored_config, MAY_DIFFER | longer)
+        state, history = run.resume(state)
+    else:
+        run = RunDirectory.create(run_path, stored_config, overwrite)
+        history = []
+
+    train_data = engine.put_data(cifar.split_arrays(data.train))
+    validation_data = engine.put_data(cifar.split_arrays(data.validation))
+    # Evaluation has no gradients to hold: larger batches, rounded up to a multiple of the devices.
+    eval_size = -(-min(500, len(data.validation.labels)) // engine.num_devices) * engine.num_devices
+    validation_batches = padded_batches(len(data.validation.labels), eval_size)
+    quantiles = cifar.make_quantiles(config, data)
+
+    with report.EpochProgress(config.epochs, steps_per_epoch, str(run_path)) as progress:
+        progress.note(
+            f"{run_path}: ResNet-{6 * config.n + 2} {config.normalization}, {data.name}, {num_train:,} training images, "
+            f"{engine.num_devices} device(s)" + (f", going on after epoch {len(history)}" if history else "")
+        )
+
+        def run_epoch(state: Any, epoch: int) -> tuple[Any, dict[str, Any]]:
+            began = time.perf_counter()
+            batches = shuffled_batches(num_train, config.batch_size, config.seed, epoch)
+
+            def on_step(number: int, sums: Any) -> None:
+                loss = sums["loss"] / sums["count"]
+                check_finite(loss, epoch, number)
+                progress.step(epoch, number + 1, float(loss))
+
+            progress.step(epoch, 0)
+            state, stacked = engine.train_epoch(state, train_data, batches, on_step)
+            check_finite(stacked["loss"] / stacked["count"], epoch)
+            trained = time.perf_counter()
+            summed = {name: values.sum(0, dtype="float64") for name, values in stacked.items()}
+            record = {
+                **cifar.figures(summed, "train_"),
+                **cifar.figures(engine.evaluate(state, validation_data, validation_batches), "validation_"),
+                "feature_percentiles": quantiles(engine.get_state(state)),
+                "learning_rate": float(schedule((epoch - 1) * steps_per_epoch)),
+                "train_seconds": round(trained - began, 3),
+                "seconds": round(time.perf_counter() - began, 3),
+                "peak_memory_mib": round(process.peak_memory_mib(), 1),
+            }
+            return state, record
+
+        def on_epoch(record: dict[str, Any]) -> None:
+            progress.epoch(record)
+
+        state, history = fit(
+            engine.put_state(state),
+            engine,
+            run_epoch,
+            epochs=config.epochs,
+            monitor=monitor,
+            store=run,
+            history=history,
+            on_epoch=on_epoch,
+        )
+        best = monitor.best_epoch(history)
+        pictures = [
+            plotting.draw_curves(history, run.path / "curves.png", run_path.name, best),
+            plotting.draw_quantiles({run_path.name: history}, cifar.PERCENTILES, run.path / "feature_percentiles.png"),
+        ]
+        if len(history) < config.epochs:
+            progress.note(f"stopped: no better validation accuracy for {config.patience} epochs")
+        if best is not None:
+            progress.note(f"best epoch {best}: validation accuracy {history[best - 1]['validation_accuracy']:.2%}")
+        progress.note(f"pictures: {', '.join(map(str, pictures))}")
+    run.close()
+    return run.path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    presets = {name: (text, Command(config)) for name, (text, config) in CIFAR_PRESETS.items()}
+    command = tyro.extras.overridable_config_cli(
+        presets, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    preset = next(iter(arguments if arguments is not None else sys.argv[1:]))
+    run_path = command.run or Path("runs") / f"{command.config.data}-{preset}"
+    from colnorm.training import NonFiniteLossError
+
+    try:
+        train(command.config, run_path, resume=command.resume, overwrite=command.overwrite)
+    except NonFiniteLossError as error:
+        from colnorm.checkpoint import RunDirectory
+
+        epochs = RunDirectory.open(run_path).epochs()
+        good = f"the last good checkpoint is {run_path}/checkpoints/{epochs[-1]}" if epochs else "no checkpoint was written yet"
+        print(f"error: {error}; {good}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; go on with the same command and --resume --run {run_path}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

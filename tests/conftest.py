@@ -1,0 +1,28 @@
+"""Strict numerics for every test: no implicit dtype or rank promotion, and four CPU devices, so that axes are real.
+
+Warnings are errors in pyproject.toml. A test that is about promotion, or that mixes dtypes through Flax's own layers, which
+promote implicitly, enters ``jax.numpy_dtype_promotion("standard")``.
+"""
+
+import os
+
+# Read once, when the CPU client starts: before anything imports jax.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# No test may depend on the clock or on an earlier run: no deadline, no example database, the same examples every time.
+hypothesis.settings.register_profile("deterministic", deadline=None, derandomize=True, database=None, max_examples=25)
+hypothesis.settings.load_profile("deterministic")
+
+
+@pytest.fixture
+def x64():
+    """Float64 for the length of one test."""
+    with jax.enable_x64(True):
+        yield
