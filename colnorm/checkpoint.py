@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from colnorm.training import TrainState
+from colnorm.training import Monitor, TrainState
 
 
 class RunDirectory:
@@ -93,7 +93,8 @@ class RunDirectory:
         manager = self._manager()
         described = {"epoch": epoch, "config": self.config}
         manager.save(
-            epoch, args=ocp.args.Composite(state=ocp.args.StandardSave(_arrays(state)), about=ocp.args.JsonSave(described))
+            epoch,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(_arrays(state)), about=ocp.args.JsonSave(described)),
         )
         manager.wait_until_finished()
         for old in manager.all_steps():
@@ -103,6 +104,30 @@ class RunDirectory:
     def epochs(self) -> list[int]:
         """The epochs that have a complete checkpoint, in order."""
         return sorted(self._manager().all_steps()) if (self.path / "checkpoints").exists() else []
+
+    def choose(self, which: str, monitor: Monitor) -> int:
+        """The epoch that ``which`` means: ``best`` by the monitor, ``latest``, or a number; it has a checkpoint.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint of it.
+          ValueError: ``which`` is none of these.
+        """
+        epochs = self.epochs()
+        if not epochs:
+            raise FileNotFoundError(f"{self.path} has no checkpoint yet")
+        if which == "latest":
+            epoch = epochs[-1]
+        elif which == "best":
+            done = [record for record in self.history() if record["epoch"] <= epochs[-1]]
+            best = monitor.best_epoch(done)
+            epoch = epochs[-1] if best is None else best
+        elif which.isdecimal():
+            epoch = int(which)
+        else:
+            raise ValueError(f"the checkpoint must be best, latest or an epoch's number, got {which!r}")
+        if epoch not in epochs:
+            raise FileNotFoundError(f"{self.path} has checkpoints of the epochs {epochs}, not of {epoch}")
+        return epoch
 
     def restore(self, state: TrainState, epoch: int) -> TrainState:
         """The checkpoint of ``epoch``.
@@ -152,9 +177,7 @@ class RunDirectory:
                 enable_async_checkpointing=False, cleanup_tmp_directories=True, max_to_keep=None
             )
             handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
-            self._opened = ocp.CheckpointManager(
-                self.path.resolve() / "checkpoints", options=options, item_handlers=handlers
-            )
+            self._opened = ocp.CheckpointManager(self.path.resolve() / "checkpoints", options=options, item_handlers=handlers)
         return self._opened
 
 
@@ -203,4 +226,6 @@ def _check_same_arrays(stored: Any, expected: Any, where: str) -> None:
             if theirs.get(name) != ours.get(name)
         ]
         if differences:
-            raise ValueError(f"{where} is of another model: " + "; ".join(differences[:5]) + (" ..." if differences[5:] else ""))
+            raise ValueError(
+                f"{where} is of another model: " + "; ".join(differences[:5]) + (" ..." if differences[5:] else "")
+            )

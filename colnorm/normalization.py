@@ -184,7 +184,9 @@ class GroupNorm(nn.Module):
         where = _check(self, x, mask)
         channels = x.shape[-1]
         if self.num_groups < 1 or channels % self.num_groups:
-            raise ValueError(f"GroupNorm: num_groups must divide the channels, got {self.num_groups} groups for {channels} channels")
+            raise ValueError(
+                f"GroupNorm: num_groups must divide the channels, got {self.num_groups} groups for {channels} channels"
+            )
         split = (*x.shape[:-1], self.num_groups, channels // self.num_groups)
         return _normalize_example(self, x, where, (*range(1, x.ndim - 1), x.ndim), split)
 
@@ -269,14 +271,17 @@ def _batch_centred(module: Any, x: Array, where: Array | None, use_running_avera
     axis_name = None if module.is_initializing() else module.axis_name
     moments = _moments(x, range(x.ndim - 1), where, axis_name)
     if not module.is_initializing():
-        keep = jnp.where(jnp.asarray(moments.counted) > 0, module.momentum, 1.0).astype(stats_dtype).reshape(())
+        keep = jnp.where(jnp.asarray(moments.counted) > 0, module.momentum, 1.0).reshape(())
         for running, batch in ((running_mean, moments.mean), (running_var, moments.var)):
-            batch = jax.lax.stop_gradient(batch).reshape(features).astype(stats_dtype)
-            running.value = keep * running.value + (1 - keep) * batch
+            kept = keep.astype(running.value.dtype)  # the state keeps its dtype, so that a step does not compile twice
+            batch = jax.lax.stop_gradient(batch).reshape(features).astype(kept.dtype)
+            running.value = kept * running.value + (1 - kept) * batch
     return moments.centred, moments.var
 
 
-def _normalize_example(module: Any, x: Array, where: Array | None, axes: Sequence[int], shape: tuple[int, ...] | None = None) -> Array:
+def _normalize_example(
+    module: Any, x: Array, where: Array | None, axes: Sequence[int], shape: tuple[int, ...] | None = None
+) -> Array:
     """The layers without running statistics; ``axes`` of x in ``shape``, which GroupNorm gives one axis more."""
     scale, bias, dtype = _scale_and_bias(module, x)
     x = _zero_masked(x.astype(_wide(x, dtype)), where)
@@ -288,7 +293,9 @@ def _normalize_example(module: Any, x: Array, where: Array | None, axes: Sequenc
     return _affine(y, scale, bias, where, dtype)
 
 
-def _finish(module: Any, centred: Array, var: Array, scale: Array | None, bias: Array | None, where: Array | None, dtype: Dtype) -> Array:
+def _finish(
+    module: Any, centred: Array, var: Array, scale: Array | None, bias: Array | None, where: Array | None, dtype: Dtype
+) -> Array:
     """``centred / sqrt(var + epsilon) * scale + bias``; scale and root are multiplied first, as they are small."""
     factor = jax.lax.rsqrt(var + module.epsilon)
     if scale is not None:

@@ -19,7 +19,7 @@ def decay_per_epoch(learning_rate: float, factor: float, steps_per_epoch: int) -
 
 
 def step_decay(learning_rate: float, factor: float, after_epochs: Sequence[int], steps_per_epoch: int) -> optax.Schedule:
-    """Multiplied by ``factor`` after each of ``after_epochs`` complete epochs: ``(50,)`` trains epochs 0 to 49 at the full rate."""
+    """Multiplied by ``factor`` after each of ``after_epochs`` complete epochs: ``(50,)`` keeps the full rate for 50."""
     boundaries = {epoch * steps_per_epoch: factor for epoch in after_epochs}
     return optax.piecewise_constant_schedule(learning_rate, boundaries)
 

@@ -96,7 +96,9 @@ class ResNet(nn.Module):
     @overload
     def __call__(self, images: Array, train: bool = False) -> Array: ...
     @overload
-    def __call__(self, images: Array, train: bool = False, *, return_features: Literal[True]) -> tuple[Array, dict[str, Array]]: ...
+    def __call__(
+        self, images: Array, train: bool = False, *, return_features: Literal[True]
+    ) -> tuple[Array, dict[str, Array]]: ...
     @nn.compact
     def __call__(self, images: Array, train: bool = False, *, return_features: bool = False) -> Any:
         """Classifies images.

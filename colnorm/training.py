@@ -15,7 +15,7 @@ a checkpoint goes on exactly as if it had never stopped.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -49,7 +49,9 @@ class TrainState(train_state.TrainState):
 
 def create_state(model: Any, tx: optax.GradientTransformation, seed: int, *example_inputs: Any) -> TrainState:
     """Initializes a Flax model on inputs of the right shapes, and the optimizer on its parameters."""
-    variables = jax.jit(model.init)(jax.random.key(seed), *example_inputs)
+    # Compiling the random numbers takes seconds; on the CPU a quarter of them with fewer optimizations, which run once.
+    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    variables = jax.jit(model.init, compiler_options=quick)(jax.random.key(seed), *example_inputs)
     return TrainState.create(
         apply_fn=model.apply,
         params=variables["params"],
@@ -212,7 +214,11 @@ def scan_steps(step: Step) -> Step:
 
 
 def drive_steps(
-    step: Step, state: TrainState, data: Data, batches: Iterable[Any], on_step: Callable[[int, Sums], None] | None = None
+    step: Step,
+    state: TrainState,
+    data: Data,
+    batches: Iterable[Any],
+    on_step: Callable[[int, Sums], None] | None = None,
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """A Python loop over a compiled step, two steps ahead of the device at most; calls ``on_step(number, its sums)``."""
     history: list[Sums] = []
@@ -265,7 +271,7 @@ class Monitor:
                 best = (value, record["epoch"])
         return None if best is None else best[1]
 
-    def stops(self, history: list[Mapping[str, Any]]) -> bool:
+    def stops(self, history: Sequence[Mapping[str, Any]]) -> bool:
         """Whether patience has run out after the last epoch of ``history``."""
         if self.patience is None or not history:
             return False

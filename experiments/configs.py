@@ -37,7 +37,7 @@ class CifarConfig:
     learning_rate: float = 0.1
     """At the start, or at its peak with the cosine schedule."""
     schedule: Literal["constant", "decay", "step", "cosine"] = "constant"
-    """constant; decay by decay_factor after every epoch; step by decay_factor after each of decay_epochs; cosine to 0 after warm-up."""
+    """constant; decay (by decay_factor after every epoch); step (after each of decay_epochs); cosine (to 0, after warm-up)."""
     decay_factor: float = 0.1
     """What the decay and step schedules multiply with."""
     decay_epochs: tuple[int, ...] = ()
@@ -68,9 +68,32 @@ class CifarConfig:
 
 
 # The report's rows (1.1 to 1.2.6). Ours: patience 10 and 100 epochs at most, the early-stopping rule being unstated.
+#
+# Its learning rate of 1 for bn, in and bin sends this network to the accuracy of chance within twenty steps, where it stays
+# (results/cifar10.md has the curve), so their presets have the nearest rate that trains, 0.3, with the report's schedule. The
+# published rate is kept as bn_report, in_report, bin_report and flax_bn_report.
 _REPORT = CifarConfig(momentum=0.9, weight_decay=1e-4, batch_size=128)
-_BN = dataclasses.replace(_REPORT, normalization="bn", learning_rate=1.0, schedule="decay", decay_factor=0.96)
 _GN = dataclasses.replace(_REPORT, normalization="gn", learning_rate=0.1, schedule="step", decay_epochs=(20,))
+_PUBLISHED = {
+    "bn": (
+        "1.2.1: batch normalization",
+        dataclasses.replace(_REPORT, normalization="bn", learning_rate=1.0, schedule="decay", decay_factor=0.96),
+    ),
+    "in": (
+        "1.2.1: instance normalization",
+        dataclasses.replace(_REPORT, normalization="in", learning_rate=1.0, schedule="step", decay_epochs=(50,)),
+    ),
+    "bin": (
+        "1.2.1: batch-instance normalization",
+        dataclasses.replace(_REPORT, normalization="bin", learning_rate=1.0, schedule="step", decay_epochs=(30,)),
+    ),
+    "flax_bn": (
+        "1.2.4: Flax's own batch normalization",
+        dataclasses.replace(_REPORT, normalization="flax_bn", learning_rate=1.0, schedule="decay", decay_factor=0.96),
+    ),
+}
+_NEAREST = {name: (text, dataclasses.replace(config, learning_rate=0.3)) for name, (text, config) in _PUBLISHED.items()}
+_BN = _NEAREST["bn"][1]
 
 # The same network trained as one would today. All ours.
 _MODERN = CifarConfig(
@@ -88,34 +111,23 @@ _MODERN = CifarConfig(
 
 CIFAR_PRESETS: dict[str, tuple[str, CifarConfig]] = {
     "nn": ("1.1: no normalization", dataclasses.replace(_REPORT, normalization="nn", learning_rate=0.001)),
-    "bn": ("1.2.1: batch normalization", _BN),
-    "in": (
-        "1.2.1: instance normalization",
-        dataclasses.replace(_REPORT, normalization="in", learning_rate=1.0, schedule="step", decay_epochs=(50,)),
-    ),
-    "bin": (
-        "1.2.1: batch-instance normalization",
-        dataclasses.replace(_REPORT, normalization="bin", learning_rate=1.0, schedule="step", decay_epochs=(30,)),
-    ),
+    **_NEAREST,
     "ln": ("1.2.1: layer normalization", dataclasses.replace(_REPORT, normalization="ln", learning_rate=0.01)),
     "gn": ("1.2.1: group normalization, 16 groups", _GN),
-    "flax_bn": ("1.2.4: Flax's own batch normalization", dataclasses.replace(_BN, normalization="flax_bn")),
+    **{f"{name}_report": (f"{text}, at the published rate of 1", config) for name, (text, config) in _PUBLISHED.items()},
     # Ours: learning rates scaled with the batch size (Goyal et al. 2017), which the report doesn't state.
-    "bn_batch8": ("1.2.6: bn at batch size 8", dataclasses.replace(_BN, batch_size=8, learning_rate=1.0 * 8 / 128)),
+    "bn_batch8": ("1.2.6: bn at batch size 8", dataclasses.replace(_BN, batch_size=8, learning_rate=0.3 * 8 / 128)),
     "gn_batch8": ("1.2.6: gn at batch size 8", dataclasses.replace(_GN, batch_size=8, learning_rate=0.1 * 8 / 128)),
     **{
-        f"modern_{name}": (
-            f"{name} with augmentation, warm-up and cosine schedule",
-            dataclasses.replace(_MODERN, normalization=name, learning_rate=rate, **more),
-        )
-        for name, rate, more in (
-            ("nn", 0.02, {"clip_global_norm": 1.0}),
-            ("bn", 0.2, {}),
-            ("in", 0.1, {}),
-            ("bin", 0.2, {"gate_multiplier": 10.0}),
-            ("ln", 0.1, {"clip_global_norm": 1.0}),
-            ("gn", 0.1, {"clip_global_norm": 1.0}),
-            ("flax_bn", 0.2, {}),
+        f"modern_{config.normalization}": (f"{config.normalization} with augmentation, warm-up and cosine schedule", config)
+        for config in (
+            dataclasses.replace(_MODERN, normalization="nn", learning_rate=0.02, clip_global_norm=1.0),
+            dataclasses.replace(_MODERN, normalization="bn", learning_rate=0.2),
+            dataclasses.replace(_MODERN, normalization="in", learning_rate=0.1),
+            dataclasses.replace(_MODERN, normalization="bin", learning_rate=0.2, gate_multiplier=10.0),
+            dataclasses.replace(_MODERN, normalization="ln", learning_rate=0.1, clip_global_norm=1.0),
+            dataclasses.replace(_MODERN, normalization="gn", learning_rate=0.1, clip_global_norm=1.0),
+            dataclasses.replace(_MODERN, normalization="flax_bn", learning_rate=0.2),
         )
     },
 }

@@ -1,5 +1,6 @@
 """What a process needs before JAX starts, and what it says about itself afterwards."""
 
+import contextlib
 import platform
 import resource
 import sys
@@ -13,7 +14,9 @@ def prepare(devices: int | None) -> None:
     if devices is not None:
         if devices < 1:
             raise ValueError(f"--devices must be at least 1, got {devices}")
-        jax.config.update("jax_num_cpu_devices", devices)
+        # Where JAX runs already, as in a notebook, the devices are what they are; `make_engine` says so if they don't do.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", devices)
 
 
 def peak_memory_mib() -> float:

@@ -1,8 +1,8 @@
 """Trains a ResNet under one of the normalizations; every epoch is checkpointed, and --resume goes on from the last.
 
-    python -m experiments.train_cifar bn --data-dir DIR              # a row of the report, by preset
-    python -m experiments.train_cifar modern_bn --epochs 30 --devices 4
-    python -m experiments.train_cifar bn --data digits --epochs 5    # no download: scikit-learn's digits
+python -m experiments.train_cifar bn --data-dir DIR              # a row of the report, by preset
+python -m experiments.train_cifar modern_bn --epochs 30 --devices 4
+python -m experiments.train_cifar bn --data digits --epochs 5    # no download: scikit-learn's digits
 """
 
 import dataclasses

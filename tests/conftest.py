@@ -1,6 +1,6 @@
 """Strict numerics for every test: no implicit dtype or rank promotion, and four CPU devices, so that axes are real.
 
-Warnings are errors in pyproject.toml. A test that is about promotion, or that mixes dtypes through Flax's own layers, which
+Warnings are errors in pyproject.toml. A test about promotion, or one that mixes dtypes in Flax's own layers, which
 promote implicitly, enters ``jax.numpy_dtype_promotion("standard")``.
 """
 

@@ -133,11 +133,16 @@ def apply(layer, variables, x, mask=None, evaluate=False):
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="evaluate")
-def gradients(layer, variables, x, cotangent, mask=None, evaluate=False):
-    """Gradients of ``sum(output * cotangent)`` with respect to (params, x)."""
+def apply_and_differentiate(layer, variables, x, cotangent, mask=None, evaluate=False):
+    """What apply returns, and the gradients of ``sum(output * cotangent)`` with respect to (params, x)."""
 
     def loss(params, x):
-        y, _ = layer.apply({**variables, "params": params}, x, evaluate, mask, mutable=["batch_stats"])
-        return jnp.sum(y * cotangent)
+        y, state = layer.apply({**variables, "params": params}, x, evaluate, mask, mutable=["batch_stats"])
+        return jnp.sum(y * cotangent), (y, state)
 
-    return jax.grad(loss, argnums=(0, 1))(variables["params"], x)
+    by_params_and_x, results = jax.grad(loss, argnums=(0, 1), has_aux=True)(variables["params"], x)
+    return results, by_params_and_x
+
+
+def gradients(*args, **kwargs):
+    return apply_and_differentiate(*args, **kwargs)[1]

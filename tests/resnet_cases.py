@@ -1,4 +1,4 @@
-"""What the tests of the residual network share: variables as a trained network has them, and compiled training losses."""
+"""What the tests of the residual network share: variables as a trained network has them, and a compiled loss."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ def random_images(shape, dtype=np.float32, seed=0):
 
 def shapes_of(model, shape=(1, 8, 8, 3)):
     """The variables' shapes and dtypes; nothing is compiled."""
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape)))
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape, jnp.float32)))
 
 
 def random_variables(model, shape=(1, 8, 8, 3), seed=0, dtype=np.float32):

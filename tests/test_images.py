@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colnorm.data import images as module
+from colnorm.data import pickles
 from colnorm.data.images import augment, load, load_cifar10, load_digits, random_crop, random_flip, standardize
 
 BATCHES = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
@@ -349,12 +349,12 @@ GLOBALS = {
 
 @pytest.mark.parametrize("content", GLOBALS.values(), ids=GLOBALS)
 def test_pickles_of_anything_but_plain_arrays_are_refused(tmp_path, content):
-    admitted = {name: value.function for name, value in module._ADMITTED.items()}
+    admitted = {name: value.function for name, value in pickles._ADMITTED.items()}
     write_python(tmp_path / "py", make_batches())
     (tmp_path / "py" / "data_batch_5").write_bytes(content)
     with pytest.raises(ValueError, match="data_batch_5: expected a pickle of arrays and plain containers"):
         load_cifar10(tmp_path / "py")
-    assert {name: value.function for name, value in module._ADMITTED.items()} == admitted
+    assert {name: value.function for name, value in pickles._ADMITTED.items()} == admitted
 
 
 def test_a_deep_pickle_and_one_that_shares_its_parts_end_soon(tmp_path):

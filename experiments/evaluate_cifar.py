@@ -1,0 +1,107 @@
+"""Evaluates a trained run on its training, validation and test images: table, JSON and confusion matrices.
+
+python -m experiments.evaluate_cifar runs/cifar10-bn
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.configs import CifarConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What to evaluate."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory; its config and checkpoint say everything else."""
+    checkpoint: str = "best"
+    """best (by validation accuracy), latest, or the number of an epoch that is still stored."""
+    data_dir: str | None = None
+    """Where the data is now, if it has moved since training."""
+    devices: int | None = None
+    """Devices to evaluate on; all by default."""
+
+
+def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
+    """Restores, evaluates, writes ``evaluation.json`` and ``confusion.png`` into the run; returns the former.
+
+    Prints the tables as well, unless ``quiet``.
+    """
+    from experiments import process
+
+    process.prepare(command.devices)
+
+    import numpy as np
+
+    from colnorm.checkpoint import RunDirectory, write_json
+    from colnorm.data import images
+    from colnorm.metrics import classification_figures
+    from colnorm.parallel import make_engine
+    from colnorm.training import Monitor, padded_batches
+    from experiments import cifar, plotting, report
+
+    run = RunDirectory.open(command.run)
+    if run.config.get("task") != "cifar":
+        raise ValueError(f"{command.run} holds a run of task {run.config.get('task')!r}, not of an image network")
+    fields = {field.name for field in dataclasses.fields(CifarConfig)}
+    config = CifarConfig(**{name: value for name, value in run.config.items() if name in fields})
+    epoch = run.choose(command.checkpoint, Monitor("validation_accuracy"))
+
+    data = images.load(config.data, command.data_dir or config.data_dir, config.seed)
+    state = run.restore(cifar.make_state(config, data.num_classes, 1), epoch)
+    engine = make_engine(cifar.make_loss(config, data), command.devices)
+    state = engine.put_state(state)
+
+    results: dict[str, Any] = {}
+    confusions: dict[str, np.ndarray] = {}
+    for name, split in data.splits.items():
+        batch_size = -(-min(500, len(split.labels)) // engine.num_devices) * engine.num_devices
+        batches = padded_batches(len(split.labels), batch_size)
+        sums = engine.evaluate(state, engine.put_data(cifar.split_arrays(split)), batches)
+        confusions[name] = sums["confusion"]
+        results[name] = {
+            "examples": int(sums["count"]),
+            "loss": float(sums["loss"] / sums["count"]),
+            **classification_figures(sums["confusion"]),
+            "confusion": sums["confusion"].astype(int).tolist(),
+        }
+    written = {"epoch": epoch, "class_names": list(data.class_names), "splits": results, "machine": process.describe()}
+    write_json(run.path / "evaluation.json", written)
+    title = f"{run.path.name}, epoch {epoch}"
+    picture = plotting.draw_confusions(confusions, data.class_names, run.path / "confusion.png", title)
+    run.close()
+    if quiet:
+        return written
+
+    console = report.make_console()
+    shown = ("accuracy", "macro_f1", "micro_f1")
+    table = {f"{name} ({result['examples']:,})": {key: result[key] for key in shown} for name, result in results.items()}
+    console.print(report.figures_table(f"{title} (micro F1 equals accuracy: one label an image)", table))
+    by_class = {
+        class_name: {f"{split} F1": results[split]["f1"][number] for split in results}
+        for number, class_name in enumerate(data.class_names)
+    }
+    console.print(report.figures_table("F1 by class", by_class))
+    console.print(f"written: {run.path / 'evaluation.json'}, {picture}", highlight=False, soft_wrap=True)
+    return written
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    command = tyro.cli(Command, args=arguments, description=__doc__)
+    try:
+        evaluate(command)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
