@@ -108,8 +108,9 @@ class BatchInstanceNorm(nn.Module):
     def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
         """Normalizes ``x (N, *spatial, C)`` with at least one spatial axis; ``mask (N, *spatial)``. Returns x's shape."""
         where = _check(self, x, mask, spatial=True)
-        scale, bias, dtype = _scale_and_bias(self, x)
+        scale, bias, _ = _scale_and_bias(self, x)
         gate = self.param("gate", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        dtype = canonicalize_dtype(x, scale, bias, gate, dtype=self.dtype)
         average = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
         wide = _wide(x, dtype)
         x = _zero_masked(x.astype(wide), where)
@@ -195,8 +196,8 @@ class GroupNorm(nn.Module):
 def clip_gate(gate: Array) -> Array:
     """Clips to [0, 1]; the gradient passes unchanged, but for steps that would carry the gate further outside.
 
-    Where ``gate >= 1`` a negative gradient (a descent step upwards) is dropped if the gate is beyond 1, and likewise below
-    0; inside and on the interval's ends the gradient is whole. ``jnp.clip`` has none outside, and half of it at the ends,
+    Beyond 1 a negative gradient (a descent step upwards) is dropped, below 0 a positive one; inside and on the interval's
+    ends the gradient is whole. ``jnp.clip`` has none outside, and half of it at the ends,
     where a gate starts: gates that leave never return. Reverse mode only, to any order.
     """
     return jnp.clip(gate, 0, 1)

@@ -20,8 +20,14 @@ def decay_per_epoch(learning_rate: float, factor: float, steps_per_epoch: int) -
 
 def step_decay(learning_rate: float, factor: float, after_epochs: Sequence[int], steps_per_epoch: int) -> optax.Schedule:
     """Multiplied by ``factor`` after each of ``after_epochs`` complete epochs: ``(50,)`` keeps the full rate for 50."""
-    boundaries = {epoch * steps_per_epoch: factor for epoch in after_epochs}
-    return optax.piecewise_constant_schedule(learning_rate, boundaries)
+
+    def schedule(step: Any) -> jax.Array:
+        rate = jnp.asarray(learning_rate, jnp.float32)
+        for epoch in after_epochs:
+            rate = jnp.where(step >= epoch * steps_per_epoch, rate * factor, rate)
+        return rate
+
+    return schedule
 
 
 def warmup_cosine(learning_rate: float, warmup_epochs: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:

@@ -35,14 +35,19 @@ def make_engine(loss_fn: Callable[[str | None], LossFn], num_devices: int | None
 
     Args:
       loss_fn: axis name -> loss function; its model takes batch statistics over that axis, None on a single device.
-      num_devices: of each process.
+      num_devices: of each process; where there are several, all of its devices.
 
     Raises:
-      ValueError: more devices asked for than there are.
+      ValueError: more devices asked for than there are, or fewer where there are several processes.
     """
     available = jax.local_devices()
     if num_devices is not None and not 1 <= num_devices <= len(available):
         raise ValueError(f"asked for {num_devices} devices, but there are {len(available)}: {available}")
+    if num_devices not in (None, len(available)) and jax.process_count() > 1:
+        raise ValueError(
+            f"asked for {num_devices} of {len(available)} devices, but where there are several processes, "
+            "every process takes part with all of its devices"
+        )
     devices = available[:num_devices]
     if len(devices) == 1 and jax.process_count() == 1:
         return SingleDevice(loss_fn(None))
@@ -81,7 +86,7 @@ class Parallel:
             scan_steps(train) if self.scan else train, AXIS, out_axes=(0, None), donate_argnums=0, devices=over
         )
         self._evaluate = jax.pmap(evaluate, AXIS, out_axes=None, devices=over)
-        self._replicate = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=over)
+        self._replicate = jax.pmap(lambda _, tree: tree, AXIS, in_axes=(0, None), devices=over)
 
     def put_state(self, state: TrainState) -> TrainState:
         return self._replicate(np.arange(len(self.devices)), state)

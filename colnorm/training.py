@@ -328,9 +328,12 @@ def fit(
     return state, history
 
 
-def check_finite(losses: np.ndarray, epoch: int, first_step: int = 0) -> None:
-    """Raises :class:`NonFiniteLossError` at the first NaN or infinity, naming epoch and step (both from 1)."""
+def check_finite(losses: np.ndarray | float, epoch: int, first_step: int = 0, name: str = "training loss") -> None:
+    """Raises :class:`NonFiniteLossError` at the first NaN or infinity, naming epoch and step (both from 1).
+
+    Check the validation loss too: an epoch's last step may ruin the parameters, which no training loss of it shows.
+    """
     bad = np.flatnonzero(~np.isfinite(np.atleast_1d(losses)))
     if bad.size:
         step = first_step + int(bad[0])
-        raise NonFiniteLossError(f"the training loss is {np.atleast_1d(losses)[bad[0]]} at step {step + 1} of epoch {epoch}")
+        raise NonFiniteLossError(f"the {name} is {np.atleast_1d(losses)[bad[0]]} at step {step + 1} of epoch {epoch}")

@@ -66,16 +66,21 @@ def draw_quantiles(histories: Mapping[str, History], percentiles: Sequence[int],
     """Percentiles of the features that enter the last activation over the epochs (1.2.7), a panel for each run."""
     columns = min(3, len(histories))
     rows = -(-len(histories) // columns)
-    figure, axes = _figure(rows, columns, 4.2 * columns + 0.6, 3.2 * rows + 0.4)
+    figure, axes = _figure(rows, columns, 4.0 * columns + 1.2, 3.2 * rows + 0.4)
     for axis in axes.flat[len(histories) :]:
         axis.set_visible(False)
     for axis, (label, history) in zip(axes.flat, histories.items(), strict=False):
         values = np.array([record["feature_percentiles"] for record in history])
         for column, percentile in enumerate(percentiles):
-            axis.plot([r["epoch"] for r in history], values[:, column], marker=".", label=f"{percentile}th")
+            axis.plot(
+                [r["epoch"] for r in history],
+                values[:, column],
+                marker=".",
+                label="1st" if percentile == 1 else f"{percentile}th",
+            )
         axis.set_title(label)
         _epochs_axis(axis, "feature")
-    axes[0, 0].legend(title="percentile", ncols=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), title="percentile", loc="outside right upper")
     figure.suptitle("Features that enter the last activation, a fixed validation batch")
     return _save(figure, path)
 

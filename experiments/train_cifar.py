@@ -92,9 +92,12 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
             check_finite(stacked["loss"] / stacked["count"], epoch)
             trained = time.perf_counter()
             summed = {name: values.sum(0, dtype="float64") for name, values in stacked.items()}
+            validated = cifar.figures(engine.evaluate(state, validation_data, validation_batches), "validation_")
+            # What the last step did to the parameters shows here only.
+            check_finite(validated["validation_loss"], epoch, steps_per_epoch - 1, "validation loss")
             record = {
                 **cifar.figures(summed, "train_"),
-                **cifar.figures(engine.evaluate(state, validation_data, validation_batches), "validation_"),
+                **validated,
                 "feature_percentiles": quantiles(engine.get_state(state)),
                 "learning_rate": float(schedule((epoch - 1) * steps_per_epoch)),
                 "train_seconds": round(trained - began, 3),

@@ -99,9 +99,7 @@ def test_batch_norm_output_has_mean_bias_and_deviation_scale(batch, spatial, cha
     mean, var, _ = batch_statistics(apply(BatchNorm(), variables, x)[0])
     batch_var = batch_statistics(x)[1]
     np.testing.assert_allclose(mean, bias, atol=1e-5)
-    np.testing.assert_allclose(
-        np.sqrt(var), np.abs(scale) * np.sqrt(batch_var / (batch_var + 1e-5)), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(np.sqrt(var), np.abs(scale) * np.sqrt(batch_var / (batch_var + 1e-5)), rtol=1e-4, atol=1e-5)
 
 
 @given(
@@ -115,9 +113,7 @@ def test_layer_norm_ignores_each_examples_shift_and_factor(shape, seed, factor):
     layer = LayerNorm(epsilon=0.0)
     variables = random_variables(layer, shape, seed)
     expected = apply(layer, variables, x)[0]
-    np.testing.assert_allclose(
-        apply(layer, variables, x * np.float32(factor) + shift)[0], expected, rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(apply(layer, variables, x * np.float32(factor) + shift)[0], expected, rtol=1e-4, atol=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------------------- precision
@@ -158,9 +154,7 @@ def test_small_inputs_are_the_loops(kind, rank, size):
     x = random_input(shape, std=1e-6 if size == "tiny values" else 1.0, mean=0.0)
     layer = LAYERS[kind]()
     variables = random_variables(layer, shape)
-    np.testing.assert_allclose(
-        apply(layer, variables, x)[0], forward(kind, x, variables["params"]), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(apply(layer, variables, x)[0], forward(kind, x, variables["params"]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -172,9 +166,7 @@ def test_bfloat16_in_and_out_with_float32_statistics(kind):
     assert y.dtype == jnp.bfloat16
     rounded = np.asarray(x, np.float64)
     # A bfloat16 has 8 significant bits: rounding the right float32 result to it costs at most 2^-8 of the value.
-    np.testing.assert_allclose(
-        np.asarray(y, np.float64), forward(kind, rounded, variables["params"]), rtol=2**-8, atol=2e-5
-    )
+    np.testing.assert_allclose(np.asarray(y, np.float64), forward(kind, rounded, variables["params"]), rtol=2**-8, atol=2e-5)
     if kind in RUNNING:
         before = [np.asarray(variables["batch_stats"][name], np.float64) for name in ("mean", "var")]
         for name, expected in zip(("mean", "var"), updated(before, rounded), strict=True):

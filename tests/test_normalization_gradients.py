@@ -12,7 +12,7 @@ from normalization_cases import (
     LAYERS,
     RUNNING,
     SHAPES,
-    apply,
+    apply_and_differentiate,
     forward,
     gradients,
     numerical_gradient,
@@ -27,8 +27,9 @@ from colnorm.normalization import clip_gate
 SMALL = {0: (4, 4), 1: (3, 3, 4), 2: (2, 2, 3, 4), 3: (2, 2, 1, 2, 4)}  # finite differences visit every entry
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("kind", "rank"), KIND_AND_RANK)
+@pytest.mark.parametrize(
+    ("kind", "rank", "masked"), [(*case, False) for case in KIND_AND_RANK] + [(kind, 1, True) for kind in LAYERS]
+)
 def test_gradients_are_the_loops_finite_differences(kind, rank, masked, x64):
     layer, x = LAYERS[kind](param_dtype=jnp.float64), random_input(SMALL[rank], np.float64)
     variables = random_variables(layer, x.shape, dtype=np.float64)
@@ -59,7 +60,7 @@ def test_float32_gradients_are_the_float64_ones_where_the_mean_is_large(kind):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), single, double)
 
 
-@pytest.mark.parametrize(("kind", "masked"), [("bn", False), *((kind, True) for kind in LAYERS)])
+@pytest.mark.parametrize(("kind", "masked"), [("bn", False), ("bn", True), ("bin", True), ("gn", True)])
 def test_second_derivatives_are_right(kind, masked, x64):
     layer, x = LAYERS[kind](param_dtype=jnp.float64), random_input(SMALL[1], np.float64)
     variables = random_variables(layer, x.shape, dtype=np.float64)
@@ -195,8 +196,8 @@ def test_a_batch_split_over_devices_is_the_whole_batch(kind, transform, masked):
     y, stats, by_params, by_x = jax.device_get(mapped(variables["params"], *pieces))
 
     mask = mask if masked else None
-    expected_y, expected_state = apply(whole, variables, x, mask)
-    expected_by_params, expected_by_x = gradients(whole, variables, x, cotangent, mask)
+    results = apply_and_differentiate(whole, variables, x, cotangent, mask)
+    (expected_y, expected_state), (expected_by_params, expected_by_x) = results
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
     close(y.reshape(shape), expected_y)
     close(y.reshape(shape), forward(kind, np.nan_to_num(x), variables["params"], mask))
@@ -210,9 +211,7 @@ def test_a_batch_split_over_devices_is_the_whole_batch(kind, transform, masked):
 def test_a_batch_fully_masked_on_all_devices_leaves_the_statistics(kind):
     layer, x = LAYERS[kind](axis_name="devices"), np.full((4, 2, 3, 4), np.nan, np.float32)
     variables = random_variables(layer, x.shape[1:])
-    step = jax.vmap(
-        partial(layer.apply, variables, use_running_average=False, mutable=["batch_stats"]), axis_name="devices"
-    )
+    step = jax.vmap(partial(layer.apply, variables, use_running_average=False, mutable=["batch_stats"]), axis_name="devices")
     y, after = jax.jit(step)(x, mask=np.zeros(x.shape[:-1], bool))
     np.testing.assert_array_equal(y, np.zeros(x.shape))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), after["batch_stats"], variables["batch_stats"])

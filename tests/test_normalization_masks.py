@@ -12,8 +12,8 @@ from normalization_cases import (
     RUNNING,
     SHAPES,
     apply,
+    apply_and_differentiate,
     forward,
-    gradients,
     random_input,
     random_mask,
     random_variables,
@@ -25,9 +25,7 @@ MASK = np.arange(6) < LENGTHS[:, None]
 
 
 def before_and_after(variables, after):
-    return [
-        [np.asarray(state["batch_stats"][name], np.float64) for name in ("mean", "var")] for state in (variables, after)
-    ]
+    return [[np.asarray(state["batch_stats"][name], np.float64) for name in ("mean", "var")] for state in (variables, after)]
 
 
 def poisoned(x, mask):
@@ -110,10 +108,7 @@ def test_nan_and_infinity_behind_a_mask_change_nothing(kind, rank):
     mask[-1] = False
     cotangent = random_input(x.shape, seed=7)
     clean = np.where(mask[..., None], x, 0)
-    results = [
-        (apply(layer, variables, value, mask), gradients(layer, variables, value, cotangent, mask))
-        for value in (clean, poisoned(x, mask))
-    ]
+    results = [apply_and_differentiate(layer, variables, value, cotangent, mask) for value in (clean, poisoned(x, mask))]
     jax.tree.map(np.testing.assert_array_equal, *results)
     for output, (_, input_gradient) in ((result[0][0], result[1]) for result in results):
         assert np.isfinite(output).all() and np.isfinite(input_gradient).all()
@@ -127,11 +122,11 @@ def test_nan_and_infinity_behind_a_mask_change_nothing(kind, rank):
 def test_a_fully_masked_batch_gives_zeros_no_gradient_and_leaves_the_statistics(kind, rank):
     layer, x = LAYERS[kind](), np.full(SHAPES[rank], np.nan, np.float32)
     variables, mask = random_variables(layer, x.shape), np.zeros(x.shape[:-1], bool)
-    y, after = apply(layer, variables, x, mask)
+    (y, after), by_params_and_x = apply_and_differentiate(layer, variables, x, np.ones_like(x), mask)
     np.testing.assert_array_equal(y, np.zeros(x.shape))
     if kind in RUNNING:
         jax.tree.map(np.testing.assert_array_equal, after["batch_stats"], variables["batch_stats"])
-    for leaf in jax.tree.leaves(gradients(layer, variables, x, np.ones_like(x), mask)):
+    for leaf in jax.tree.leaves(by_params_and_x):
         np.testing.assert_array_equal(leaf, 0)
 
 

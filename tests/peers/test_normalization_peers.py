@@ -136,9 +136,7 @@ def test_outputs_and_gradients_are_pytorchs(kind, rank, dtype, evaluate):
     expected = torch_gradients(peer)
     assert set(by_params) == set(expected)
     for name, gradient in by_params.items():  # sums over up to 70 elements
-        np.testing.assert_allclose(
-            gradient, expected[name], rtol=TOLERANCE[dtype]["rtol"], atol=10 * TOLERANCE[dtype]["atol"]
-        )
+        np.testing.assert_allclose(gradient, expected[name], rtol=TOLERANCE[dtype]["rtol"], atol=10 * TOLERANCE[dtype]["atol"])
 
 
 @pytest.mark.parametrize(("kind", "rank", "dtype"), [case for case in CASES if case[0] in RUNNING], indirect=["dtype"])
@@ -199,8 +197,6 @@ def test_masked_batch_norm_is_flaxs(dtype):
     x, mask = random_input(SHAPES[1], dtype), np.arange(6) < np.array([6, 1, 3, 2, 4])[:, None]
     variables = random_variables(layer, x.shape, dtype=dtype)
     y, state = apply(layer, variables, x, mask)
-    expected, peer_state = peer.apply(
-        variables, x, use_running_average=False, mask=mask[..., None], mutable=["batch_stats"]
-    )
+    expected, peer_state = peer.apply(variables, x, use_running_average=False, mask=mask[..., None], mutable=["batch_stats"])
     np.testing.assert_allclose(np.asarray(y)[mask], np.asarray(expected)[mask], **TOLERANCE[dtype])
     jax.tree.map(partial(np.testing.assert_allclose, **TOLERANCE[dtype]), state, peer_state)
