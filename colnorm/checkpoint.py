@@ -48,7 +48,7 @@ class RunDirectory:
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "config.json", config)
-        return cls(path, config)
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunDirectory":
@@ -138,7 +138,7 @@ class RunDirectory:
 
         Raises:
           FileNotFoundError: there is no such checkpoint.
-          ValueError: it holds arrays of other names or shapes than ``state``.
+          ValueError: it holds arrays of other names or shapes than ``state``, the optimizer's included.
         """
         import orbax.checkpoint as ocp
 
@@ -153,8 +153,11 @@ class RunDirectory:
     def resume(self, state: TrainState) -> tuple[TrainState, list[dict[str, Any]]]:
         """The latest state and the records up to it; later records are cut from ``metrics.jsonl``.
 
-        A run without any checkpoint starts anew: ``state`` itself and no records.
+        A run without any checkpoint starts anew: ``state`` itself and no records. What a killed writer left unfinished is
+        removed: call this only where the run is going on, not to read one that another process may be writing.
         """
+        self.close()
+        self._manager(remove_unfinished=True)
         epochs = self.epochs()
         latest = epochs[-1] if epochs else 0
         history = [record for record in self.history() if record["epoch"] <= latest]
@@ -167,14 +170,13 @@ class RunDirectory:
             self._opened.close()
             self._opened = None
 
-    def _manager(self) -> Any:
+    def _manager(self, remove_unfinished: bool = False) -> Any:
         if self._opened is None:
             import orbax.checkpoint as ocp
 
             # Checkpoints are small; written in the background, one could be lost after its epoch was reported as safe.
-            # What a killed writer left behind is removed here.
             options = ocp.CheckpointManagerOptions(
-                enable_async_checkpointing=False, cleanup_tmp_directories=True, max_to_keep=None
+                enable_async_checkpointing=False, cleanup_tmp_directories=remove_unfinished, max_to_keep=None
             )
             handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
             self._opened = ocp.CheckpointManager(self.path.resolve() / "checkpoints", options=options, item_handlers=handlers)
@@ -215,10 +217,10 @@ def _arrays(state: TrainState) -> dict[str, Any]:
 def _check_same_arrays(stored: Any, expected: Any, where: str) -> None:
     def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
-        # Optimizer states are tuples in memory and lists or dicts on disk: only the names of parameters are comparable.
+        # Optimizer states are tuples in memory and lists or dicts on disk, with the same names in this form.
         return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
-    for collection in ("params", "batch_stats"):
+    for collection in ("params", "batch_stats", "opt_state"):
         theirs, ours = shapes(stored[collection]), shapes(expected[collection])
         differences = [
             f"{collection}/{name}: stored {theirs.get(name, 'nothing')}, expected {ours.get(name, 'nothing')}"
@@ -227,5 +229,7 @@ def _check_same_arrays(stored: Any, expected: Any, where: str) -> None:
         ]
         if differences:
             raise ValueError(
-                f"{where} is of another model: " + "; ".join(differences[:5]) + (" ..." if differences[5:] else "")
+                f"{where} is of another {'optimizer' if collection == 'opt_state' else 'model'}: "
+                + "; ".join(differences[:5])
+                + (" ..." if differences[5:] else "")
             )

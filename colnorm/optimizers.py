@@ -31,9 +31,22 @@ def step_decay(learning_rate: float, factor: float, after_epochs: Sequence[int],
 
 
 def warmup_cosine(learning_rate: float, warmup_epochs: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """Linear from 0 over ``warmup_epochs``, then half a cosine down to 0 at the end of ``epochs``."""
+    """Linear from 0 over ``warmup_epochs``, then half a cosine down to 0 at the end of ``epochs``.
+
+    Raises:
+      ValueError: the warm-up is not shorter than the training.
+    """
+    if not 0 <= warmup_epochs < epochs:
+        raise ValueError(f"a warm-up of {warmup_epochs} epochs doesn't fit into {epochs}")
     warmup = round(warmup_epochs * steps_per_epoch)
-    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, epochs * steps_per_epoch)
+    falling = max(epochs * steps_per_epoch - warmup, 1)
+
+    def schedule(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        down = jnp.square(jnp.cos(jnp.pi / 2 * jnp.clip((step - warmup) / falling, 0, 1)))
+        return learning_rate * jnp.where(step < warmup, step / max(warmup, 1), down)
+
+    return schedule
 
 
 def sgd(

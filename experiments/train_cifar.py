@@ -99,7 +99,7 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
                 **cifar.figures(summed, "train_"),
                 **validated,
                 "feature_percentiles": quantiles(engine.get_state(state)),
-                "learning_rate": float(schedule((epoch - 1) * steps_per_epoch)),
+                "learning_rate": float(schedule(epoch * steps_per_epoch - 1)),
                 "train_seconds": round(trained - began, 3),
                 "seconds": round(time.perf_counter() - began, 3),
                 "peak_memory_mib": round(process.peak_memory_mib(), 1),

@@ -376,8 +376,7 @@ def fake_tfds(monkeypatch, **change):
     batches = make_batches()
     splits = {"train": "data_batch_1", "test": "test_batch"}
     raw = {
-        split: {"image": batches[name][0], "label": np.array(batches[name][1], np.int64), "id": np.array([b"x"])}
-        | change
+        split: {"image": batches[name][0], "label": np.array(batches[name][1], np.int64), "id": np.array([b"x"])} | change
         for split, name in splits.items()
     }
     fake = types.ModuleType("tensorflow_datasets")
@@ -549,9 +548,7 @@ def test_crops_are_the_windows_of_the_mirrored_image_and_all_occur(height, width
 def test_flips_mirror_left_to_right_half_of_the_time():
     image = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     draws = 4000
-    flipped = np.asarray(
-        jax.jit(jax.vmap(lambda key: random_flip(key, image)))(jax.random.split(jax.random.key(1), draws))
-    )
+    flipped = np.asarray(jax.jit(jax.vmap(lambda key: random_flip(key, image)))(jax.random.split(jax.random.key(1), draws)))
     assert flipped.dtype == np.uint8
     mirrored = (flipped == image[:, ::-1]).all(axis=(1, 2, 3))
     as_it_was = (flipped == image).all(axis=(1, 2, 3))
