@@ -40,15 +40,22 @@ class RunDirectory:
           FileExistsError: the directory holds something.
         """
         path = Path(path)
+        cls.check_free(path, overwrite)
+        if is_run(path):
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "config.json", config)
+        return cls.open(path)
+
+    @staticmethod
+    def check_free(path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Raises what :meth:`create` would, and touches nothing."""
+        path = Path(path)
         if path.exists() and any(path.iterdir()):
             if not is_run(path):
                 raise FileExistsError(f"{path} exists and is not a run directory (no config.json in it); nothing was touched")
             if not overwrite:
                 raise FileExistsError(f"{path} holds a run already: resume it, overwrite it, or choose another directory")
-            shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "config.json", config)
-        return cls.open(path)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunDirectory":

@@ -5,7 +5,7 @@ gradients, sums and batch statistics over the axis :data:`AXIS`. The result is t
 sums. On several hosts call ``jax.distributed.initialize()`` first, in every process, with the same data and seed in each.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -116,4 +116,9 @@ class Parallel:
 
     def evaluate(self, state: TrainState, data: Data, batches: np.ndarray) -> dict[str, np.ndarray]:
         """The sums over all of ``batches (steps, batch)``."""
-        return add_sums(self._evaluate(state.variables, data, part) for part in self.split(batches))
+        sums: Iterator[Sums] = (self._evaluate(state.variables, data, part) for part in self.split(batches))
+        if self.devices[0].platform == "cpu":
+            # One at a time: virtual CPU devices share few threads, and of several executions in flight those that wait for
+            # another device in a collective can take all of them. Training steps wait for each other's state anyway.
+            sums = map(jax.block_until_ready, sums)
+        return add_sums(sums)

@@ -36,7 +36,7 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    command = tyro.cli(Command, args=arguments, description=__doc__)
+    command = tyro.cli(Command, prog="python -m experiments.benchmark_training", args=arguments, description=__doc__)
     try:
         import torch
     except ImportError:

@@ -97,7 +97,7 @@ def compare(command: Command) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    command = tyro.cli(Command, args=arguments, description=__doc__)
+    command = tyro.cli(Command, prog="python -m experiments.compare_cifar", args=arguments, description=__doc__)
     try:
         compare(command)
     except (ValueError, OSError) as error:

@@ -94,7 +94,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    command = tyro.cli(Command, args=arguments, description=__doc__)
+    command = tyro.cli(Command, prog="python -m experiments.evaluate_cifar", args=arguments, description=__doc__)
     try:
         evaluate(command)
     except (ValueError, OSError, RuntimeError) as error:

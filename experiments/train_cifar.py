@@ -45,6 +45,15 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
     from colnorm.training import Monitor, check_finite, fit, padded_batches, shuffled_batches
     from experiments import cifar, plotting, report
 
+    # What can be refused is refused before anything takes time, and the directory made when nothing can fail any more.
+    stored_config = {"task": "cifar", **dataclasses.asdict(config)}
+    if resume:
+        # Without a schedule that ends with them, more epochs are the same run, only longer.
+        longer = frozenset() if config.schedule == "cosine" else frozenset({"epochs"})
+        RunDirectory.open(run_path).check_config(stored_config, MAY_DIFFER | longer)
+    else:
+        RunDirectory.check_free(run_path, overwrite)
+
     data = images.load(config.data, config.data_dir, config.seed)
     engine = make_engine(cifar.make_loss(config, data), config.devices)
     check_batch_size(config.batch_size, engine.num_devices)
@@ -54,16 +63,11 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
     monitor = Monitor("validation_accuracy", higher_is_better=True, patience=config.patience)
 
     state = cifar.make_state(config, data.num_classes, steps_per_epoch)
-    stored_config = {"task": "cifar", **dataclasses.asdict(config)}
     if resume:
         run = RunDirectory.open(run_path)
-        # Without a schedule that ends with them, more epochs are the same run, only longer.
-        longer = frozenset() if config.schedule == "cosine" else frozenset({"epochs"})
-        run.check_config(stored_config, MAY_DIFFER | longer)
         state, history = run.resume(state)
     else:
-        run = RunDirectory.create(run_path, stored_config, overwrite)
-        history = []
+        run, history = RunDirectory.create(run_path, stored_config, overwrite), []
 
     train_data = engine.put_data(cifar.split_arrays(data.train))
     validation_data = engine.put_data(cifar.split_arrays(data.validation))
@@ -106,9 +110,6 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
             }
             return state, record
 
-        def on_epoch(record: dict[str, Any]) -> None:
-            progress.epoch(record)
-
         state, history = fit(
             engine.put_state(state),
             engine,
@@ -117,7 +118,7 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
             monitor=monitor,
             store=run,
             history=history,
-            on_epoch=on_epoch,
+            on_epoch=progress.epoch,
         )
         best = monitor.best_epoch(history)
         pictures = [
@@ -137,23 +138,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     presets = {name: (text, Command(config)) for name, (text, config) in CIFAR_PRESETS.items()}
     command = tyro.extras.overridable_config_cli(
-        presets, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)
+        presets,
+        prog="python -m experiments.train_cifar",
+        args=arguments,
+        description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes,),
     )
     preset = next(iter(arguments if arguments is not None else sys.argv[1:]))
     run_path = command.run or Path("runs") / f"{command.config.data}-{preset}"
+    from colnorm.checkpoint import RunDirectory, is_run
     from colnorm.training import NonFiniteLossError
 
     try:
         train(command.config, run_path, resume=command.resume, overwrite=command.overwrite)
     except NonFiniteLossError as error:
-        from colnorm.checkpoint import RunDirectory
-
         epochs = RunDirectory.open(run_path).epochs()
         good = f"the last good checkpoint is {run_path}/checkpoints/{epochs[-1]}" if epochs else "no checkpoint was written yet"
         print(f"error: {error}; {good}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\ninterrupted; go on with the same command and --resume --run {run_path}", file=sys.stderr)
+        how = f"go on with the same command and --resume --run {run_path}" if is_run(run_path) else "nothing was stored yet"
+        print(f"\ninterrupted; {how}", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)

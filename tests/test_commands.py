@@ -1,9 +1,11 @@
-"""The commands from end to end: on scikit-learn's digits as they come, and on a few of them, 8x8, where runs are killed.
+"""The commands from end to end: on the digits as they come, and a tiny network on a few of them where runs are killed.
 
 The uninterrupted run that a resumed one must equal is trained in this process, the killed one in another.
 """
 
+import dataclasses
 import json
+import os
 import re
 import shutil
 import signal
@@ -12,20 +14,36 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
-from tiny_training import SIZES, tiny_images
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from tiny_training import SIZES, tiny
 
+from colnorm import ResNet
 from colnorm.checkpoint import RunDirectory
 from colnorm.data import images
 from experiments import cifar, evaluate_cifar, train_cifar
 from experiments.configs import CIFAR_PRESETS, CifarConfig
 
 ROOT = Path(__file__).parents[1]
-TINY = ["bn", "--data", "digits", "--n", "1", "--batch-size", "16", "--learning-rate", "0.1", "--devices", "1"]
-STEPS = SIZES["train"] // 16
-RECORD = {
+DIGITS = ["bn", "--data", "digits", "--n", "1", "--learning-rate", "0.1", "--devices", "1"]
+TINY = [
+    "bn",
+    "--data",
+    "digits",
+    "--learning-rate",
+    "0.1",
+    "--devices",
+    "1",
+    "--batch-size",
+    "16",
+    "--crop-padding",
+    "1",
+    "--flip",
+]  # everything random that there is
+TIMES = {"train_seconds", "seconds", "peak_memory_mib"}
+RECORD = TIMES | {
     "epoch",
     "train_loss",
     "train_accuracy",
@@ -35,33 +53,397 @@ RECORD = {
     "validation_macro_f1",
     "feature_percentiles",
     "learning_rate",
-    "train_seconds",
-    "seconds",
-    "peak_memory_mib",
 }
-TIMES = ("train_seconds", "seconds", "peak_memory_mib")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _four_devices():
-    jax.devices()  # before a command asks for fewer
+    jax.devices()  # here, before a command asks for fewer
 
 
-def train_tiny(run, *more, preset=TINY):
-    """In this process; returns the exit status."""
-    with tiny_images():
-        return train_cifar.main([*preset, "--run", str(run), *more])
+def read_records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def start_tiny(place, run, *more):
-    """In a process of its own, which waits at ``place``, EPOCH:STEP; returns once it is there."""
-    command = [sys.executable, str(ROOT / "tests" / "tiny_training.py"), place, *TINY, "--run", str(run), *more]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+def is_picture(path):
+    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and path.stat().st_size > 5_000
+
+
+# ------------------------------------------------------------------------------------------------- a run and its evaluation
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    run = tmp_path_factory.mktemp("digits") / "run"
+    assert train_cifar.main([*DIGITS, "--epochs", "2", "--run", str(run)]) == 0
+    return run
+
+
+def test_a_run_holds_config_records_checkpoints_and_pictures(digits_run):
+    config = json.loads((digits_run / "config.json").read_text(encoding="utf-8"))
+    asked = dataclasses.replace(CIFAR_PRESETS["bn"][1], data="digits", n=1, learning_rate=0.1, devices=1, epochs=2)
+    assert config == {"task": "cifar", **json.loads(json.dumps(dataclasses.asdict(asked)))}
+
+    records = read_records(digits_run)
+    assert [record["epoch"] for record in records] == [1, 2]
+    for record in records:
+        assert record.keys() == RECORD
+        assert len(record["feature_percentiles"]) == 4
+        assert record["feature_percentiles"] == sorted(record["feature_percentiles"])
+    np.testing.assert_allclose([record["learning_rate"] for record in records], [0.1, 0.096], rtol=1e-6)
+    assert records[1]["train_loss"] < records[0]["train_loss"]
+
+    best = 1 + int(np.argmax([record["validation_accuracy"] for record in records]))
+    assert {int(path.name) for path in (digits_run / "checkpoints").iterdir()} == {best, 2}
+    assert is_picture(digits_run / "curves.png")
+    assert is_picture(digits_run / "feature_percentiles.png")
+
+
+def test_evaluation_needs_the_run_directory_alone(digits_run, tmp_path, monkeypatch, capsys):
+    run = shutil.copytree(digits_run, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert evaluate_cifar.main(["moved", "--devices", "1"]) == 0
+    assert "macro f1" in capsys.readouterr().out
+    assert is_picture(run / "confusion.png")
+
+    written = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    records = read_records(run)
+    best = max(records, key=lambda record: record["validation_accuracy"])
+    data = images.load("digits")
+    assert written["epoch"] == best["epoch"]
+    assert written["splits"]["validation"]["accuracy"] == best["validation_accuracy"]
+    assert written["splits"]["validation"]["macro_f1"] == best["validation_macro_f1"]
+    np.testing.assert_allclose(written["splits"]["validation"]["loss"], best["validation_loss"], rtol=1e-5)
+    for name, split in data.splits.items():
+        result = written["splits"][name]
+        assert result["examples"] == len(split.labels)
+        assert np.sum(result["confusion"], axis=1).tolist() == np.bincount(split.labels).tolist() == result["support"]
+
+    # The figures again, from the restored network to scikit-learn, without an engine and without batches.
+    config = CifarConfig(
+        **{name: value for name, value in json.loads((run / "config.json").read_text()).items() if name != "task"}
     )
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if line == "in the middle\n":
-            return process
-    pytest.fail("".join(seen) + process.stderr.read())
+    state = RunDirectory.open(run).restore(cifar.make_state(config, 10, 1), best["epoch"])
+    inputs = images.standardize(data.test.images, data.mean, data.std)
+    predictions = np.argmax(jax.jit(ResNet(1, 10, "bn").apply)(state.variables, inputs), -1)
+    result = written["splits"]["test"]
+    np.testing.assert_allclose(result["accuracy"], accuracy_score(data.test.labels, predictions), atol=1.5 / 359)
+    labels = np.arange(10)
+    np.testing.assert_allclose(
+        result["macro_f1"], f1_score(data.test.labels, predictions, average="macro", labels=labels), atol=0.01
+    )
+    # One image that lies between two classes may fall either way.
+    assert np.abs(np.array(result["confusion"]) - confusion_matrix(data.test.labels, predictions, labels=labels)).sum() <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere is not a run directory"),
+        (["RUN", "--checkpoint", "7"], "not of 7"),
+        (["RUN", "--checkpoint", "first"], "best, latest or an epoch's number, got 'first'"),
+    ],
+)
+def test_evaluation_says_what_it_cannot_evaluate(digits_run, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate_cifar.main([str(digits_run) if argument == "RUN" else argument for argument in arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_evaluation_refuses_a_run_of_another_task(tmp_path, capsys):
+    RunDirectory.create(tmp_path / "tags", {"task": "ner"})
+    assert evaluate_cifar.main([str(tmp_path / "tags")]) == 1
+    assert "task 'ner'" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------- interrupted and resumed
+
+
+def train_tiny(run, *more, command=TINY):
+    """In this process; returns the exit status."""
+    with tiny():
+        return train_cifar.main([*command, "--run", str(run), *more])
+
+
+def interrupt_tiny(place, run, how, *more):
+    """Trains in a process of its own and sends it the signal ``how`` at ``place``, EPOCH:STEP; returns status and stderr."""
+    command = [sys.executable, str(ROOT / "tests" / "tiny_training.py"), place, *TINY, "--run", str(run), *more]
+    # Paths and not an installation: these tests run in any checkout.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        try:
+            seen = []
+            for line in process.stdout:
+                seen.append(line)
+                if line == "in the middle\n":
+                    break
+            else:
+                pytest.fail("".join(seen) + process.stderr.read())
+            process.send_signal(how)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    return process.returncode, errors
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Three epochs without a break."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert train_tiny(run, "--epochs", "3") == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def template():
+    """A state that checkpoints of the tiny runs fit into."""
+    with tiny():
+        return cifar.make_state(CifarConfig(normalization="bn"), 10, 1)
+
+
+def arrays_of(run, epoch, template):
+    opened = RunDirectory.open(run)
+    restored = opened.restore(template, epoch)
+    opened.close()
+    leaves = jax.tree_util.tree_leaves_with_path(restored)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_same_run(run, other, template):
+    """Bit for bit but for times."""
+
+    def lasting(records):
+        return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+
+    assert lasting(read_records(run)) == lasting(read_records(other))
+    kept = [sorted(path.name for path in (each / "checkpoints").iterdir()) for each in (run, other)]
+    assert kept[0] == kept[1]
+    for epoch in map(int, kept[0]):
+        ours, theirs = arrays_of(run, epoch, template), arrays_of(other, epoch, template)
+        assert ours.keys() == theirs.keys() and len(ours) > 20
+        for name, array in ours.items():
+            assert array.dtype == theirs[name].dtype, name
+            assert array.tobytes() == theirs[name].tobytes(), name
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_resumes_as_if_it_had_not_been(whole, template, tmp_path):
+    run = tmp_path / "run"
+    status, _ = interrupt_tiny("3:1", run, signal.SIGKILL, "--epochs", "3")
+    assert status == -signal.SIGKILL
+    assert [record["epoch"] for record in read_records(run)] == [1, 2]
+    # As if it had been killed later: after the record of epoch 3, in the middle of its checkpoint and of another line.
+    with open(run / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({**read_records(run)[-1], "epoch": 3, "validation_accuracy": 1.0}) + '\n{"epoch": 4, "tr')
+    shutil.copytree(run / "checkpoints" / "2", run / "checkpoints" / "3.orbax-checkpoint-tmp")
+
+    assert train_tiny(run, "--epochs", "3", "--resume") == 0
+    assert_same_run(run, whole, template)
+    assert is_picture(run / "curves.png")
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(whole, template, tmp_path):
+    run = tmp_path / "run"
+    status, errors = interrupt_tiny("2:2", run, signal.SIGINT, "--epochs", "2")
+    assert status == 130
+    assert "--resume" in errors and str(run) in errors and "Traceback" not in errors
+    assert [record["epoch"] for record in read_records(run)] == [1]
+    # One epoch more than it was begun with: this schedule does not depend on their number.
+    assert train_tiny(run, "--epochs", "3", "--resume") == 0
+    assert_same_run(run, whole, template)
+
+
+def test_a_finished_run_is_neither_overwritten_nor_trained_further(whole, capsys):
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    assert train_tiny(whole, "--epochs", "3") == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+    assert train_tiny(whole, "--epochs", "3", "--resume") == 0
+    assert (whole / "metrics.jsonl").read_bytes() == before[whole / "metrics.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("run", "command", "message"),
+    [
+        ("whole", [*TINY, "--epochs", "3", "--seed", "1"], "seed was 0, now 1"),
+        ("nowhere", [*TINY, "--epochs", "3"], "nowhere is not a run directory"),
+    ],
+)
+def test_resume_refuses_another_run(whole, tmp_path, capsys, run, command, message):
+    run = whole if run == "whole" else tmp_path / run
+    assert train_tiny(run, "--resume", command=command) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_resume_with_a_cosine_schedule_refuses_another_number_of_epochs(tmp_path, capsys):
+    command = ["modern_bn", "--data", "digits", "--batch-size", "16", "--devices", "1"]
+    config = dataclasses.replace(CIFAR_PRESETS["modern_bn"][1], data="digits", batch_size=16, devices=1)
+    RunDirectory.create(tmp_path / "run", {"task": "cifar", **dataclasses.asdict(config)})
+    assert train_tiny(tmp_path / "run", "--resume", "--epochs", "7", command=command) == 1
+    assert "epochs was 100, now 7" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------------- failures
+
+
+def test_a_non_finite_loss_names_epoch_step_and_the_last_good_checkpoint(tmp_path, capsys):
+    run = tmp_path / "run"
+    command = ["nn", "--data", "digits", "--batch-size", "16", "--devices", "1", "--epochs", "3"]
+    explode = ["--schedule", "step", "--decay-epochs", "1", "--decay-factor", "1e12"]
+    assert train_tiny(run, *explode, command=command) == 1
+    errors = capsys.readouterr().err
+    # Its first step of the second epoch still has good parameters; it is not before the second that the loss shows.
+    assert re.search(r"the training loss is (nan|inf) at step [234] of epoch 2", errors)
+    assert f"the last good checkpoint is {run / 'checkpoints' / '1'}" in errors
+    assert [record["epoch"] for record in read_records(run)] == [1]
+
+    with tiny():
+        assert evaluate_cifar.main([str(run), "--checkpoint", "latest", "--devices", "1"]) == 0
+    written = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert written["epoch"] == 1
+    assert written["splits"]["validation"]["accuracy"] == read_records(run)[0]["validation_accuracy"]
+    assert {name: result["examples"] for name, result in written["splits"].items()} == SIZES
+
+
+def test_parameters_ruined_by_the_last_step_of_an_epoch_are_not_called_good(tmp_path, capsys):
+    run = tmp_path / "run"
+    command = ["nn", "--data", "digits", "--batch-size", "64", "--devices", "1", "--epochs", "3"]
+    assert train_tiny(run, "--learning-rate", "1e15", command=command) == 1
+    errors = capsys.readouterr().err
+    assert "the validation loss is nan at step 1 of epoch 1; no checkpoint was written yet" in errors
+    assert not (run / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--devices", "2", "--batch-size", "15"], "a batch of 15 can't be split evenly over 2 devices"),
+        (["--devices", "5"], "asked for 5 devices, but there are 4"),
+        (["--devices", "0"], "must be at least 1, got 0"),
+        (["--devices", "1", "--batch-size", "71"], "a batch of 71 can't be drawn from 70 training examples"),
+        (["--devices", "1", "--batch-size", "0"], "a batch of 0"),
+    ],
+)
+def test_what_cannot_be_trained_is_an_error_before_training(tmp_path, capsys, arguments, message):
+    assert train_tiny(tmp_path / "run", *arguments, command=["bn", "--data", "digits", "--n", "1"]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "status"),
+    [
+        (train_cifar.main, ["--help"], 0),
+        (train_cifar.main, ["bn", "--help"], 0),
+        (evaluate_cifar.main, ["--help"], 0),
+        (train_cifar.main, [], 2),
+        (train_cifar.main, ["batchnorm"], 2),
+        (train_cifar.main, ["bn", "--normalization", "batch"], 2),
+        (evaluate_cifar.main, [], 2),
+    ],
+)
+def test_the_command_line_explains_itself(capsys, main, arguments, status):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == status
+    captured = capsys.readouterr()
+    shown = captured.out + captured.err
+    assert len(shown) > 100
+    if "--help" in arguments and main is train_cifar.main:
+        assert ("modern_bin" if arguments == ["--help"] else "--learning-rate") in shown
+
+
+def test_devices_are_made_before_jax_starts():
+    program = "from experiments import process; process.prepare(3); import jax; print(jax.device_count())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)} | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout == "3\n"
+
+
+# -------------------------------------------------------------------------------------------------------------------- presets
+
+# What the report says: normalization, learning rate, schedule, factor, epochs after which it drops, batch size.
+REPORT = {
+    "nn": ("nn", 0.001, "constant", None, (), 128),
+    "bn_report": ("bn", 1.0, "decay", 0.96, (), 128),
+    "in_report": ("in", 1.0, "step", 0.1, (50,), 128),
+    "bin_report": ("bin", 1.0, "step", 0.1, (30,), 128),
+    "ln": ("ln", 0.01, "constant", None, (), 128),
+    "gn": ("gn", 0.1, "step", 0.1, (20,), 128),
+    "flax_bn_report": ("flax_bn", 1.0, "decay", 0.96, (), 128),
+    # The same at a learning rate of 0.3.
+    "bn": ("bn", 0.3, "decay", 0.96, (), 128),
+    "in": ("in", 0.3, "step", 0.1, (50,), 128),
+    "bin": ("bin", 0.3, "step", 0.1, (30,), 128),
+    "flax_bn": ("flax_bn", 0.3, "decay", 0.96, (), 128),
+    # Learning rates scaled with the batch size: the report states none.
+    "bn_batch8": ("bn", 0.01875, "decay", 0.96, (), 8),
+    "gn_batch8": ("gn", 0.00625, "step", 0.1, (20,), 8),
+}
+MODERN = {"nn": 0.02, "bn": 0.2, "in": 0.1, "bin": 0.2, "ln": 0.1, "gn": 0.1, "flax_bn": 0.2}
+
+
+def test_every_preset_is_of_the_report_or_modern():
+    assert CIFAR_PRESETS.keys() == REPORT.keys() | {f"modern_{name}" for name in MODERN}
+    # ResNet-14, 10 classes, CIFAR-10.
+    assert all((config.n, config.data, config.dtype) == (2, "cifar10", "float32") for _, config in CIFAR_PRESETS.values())
+
+
+@pytest.mark.parametrize("name", REPORT)
+def test_presets_of_the_report(name):
+    config = CIFAR_PRESETS[name][1]
+    normalization, rate, schedule, factor, drops, batch_size = REPORT[name]
+    assert (config.normalization, config.schedule, config.batch_size) == (normalization, schedule, batch_size)
+    assert config.learning_rate == pytest.approx(rate, rel=1e-12)
+    assert config.decay_factor == factor or schedule == "constant"
+    assert config.decay_epochs == drops
+    assert (config.momentum, config.weight_decay, config.nesterov) == (0.9, 1e-4, False)
+    assert (config.crop_padding, config.flip, config.label_smoothing, config.clip_global_norm) == (0, False, 0.0, None)
+    assert (config.decay_vectors, config.gate_multiplier) == (True, 1.0)
+
+    # 3 steps an epoch: the last step before a drop and the first after it.
+    rates = cifar.make_schedule(config, 3)
+    if schedule == "constant":
+        assert [float(rates(step)) for step in (0, 299)] == pytest.approx([rate, rate])
+    elif schedule == "decay":
+        expected = [rate, rate, rate * 0.96, rate * 0.96**40]
+        assert [float(rates(step)) for step in (0, 2, 3, 122)] == pytest.approx(expected, rel=1e-5)
+    else:
+        last = 3 * drops[0] - 1
+        assert [float(rates(step)) for step in (0, last, last + 1, 299)] == pytest.approx([rate, rate, rate / 10, rate / 10])
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_modern_presets(name):
+    config = CIFAR_PRESETS[f"modern_{name}"][1]
+    assert (config.normalization, config.learning_rate) == (name, MODERN[name])
+    assert (config.schedule, config.warmup_epochs, config.epochs, config.patience) == ("cosine", 5, 100, None)
+    assert (config.momentum, config.nesterov, config.weight_decay, config.decay_vectors) == (0.9, True, 5e-4, False)
+    assert (config.crop_padding, config.flip, config.label_smoothing) == (4, True, 0.1)
+    assert config.gate_multiplier == (10.0 if name == "bin" else 1.0)
+    assert config.clip_global_norm == (1.0 if name in ("nn", "ln", "gn") else None)
+
+
+@pytest.mark.parametrize("name", ["bin", "modern_bin"])
+def test_what_presets_decay_and_how_fast_gates_learn(name, monkeypatch):
+    """One step from parameters of 1 with gradients of 0, which leaves the decay, and one with gradients of 1 less that."""
+    monkeypatch.setattr(cifar, "create_state", lambda model, tx, seed, inputs: (model, tx, inputs))
+    config = dataclasses.replace(CIFAR_PRESETS[name][1], n=1, schedule="constant", nesterov=False)
+    model, tx, inputs = cifar.make_state(config, 10, 1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
+    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
+    opt_state = tx.init(ones)
+    decayed, _ = tx.update(jax.tree.map(jnp.zeros_like, ones), opt_state, ones)
+    moved, _ = tx.update(ones, opt_state, ones)
+
+    rate, decay = config.learning_rate, config.weight_decay
+    seen = set()
+    for (path, before), leaf in zip(jax.tree_util.tree_leaves_with_path(decayed), jax.tree.leaves(moved), strict=True):
+        kind = path[-1].key
+        seen.add(kind)
+        decays = name == "bin" or kind == "kernel"
+        times = 10 if name == "modern_bin" and kind == "gate" else 1
+        np.testing.assert_allclose(before, -rate * decay * decays, rtol=1e-5, err_msg=str(path))
+        np.testing.assert_allclose(leaf, -rate * times * (1 + decay * decays), rtol=1e-5, err_msg=str(path))
+    assert seen == {"kernel", "bias", "scale", "gate"}

@@ -1,22 +1,41 @@
-"""train_cifar on a few small digits, in a process of its own where a test wants to kill it.
+"""train_cifar on a few small digits and a small network, in a process of its own where a test wants to kill it.
 
 python tests/tiny_training.py EPOCH:STEP PRESET ...   stops there (step from 0), says so, and waits for a signal
-python tests/tiny_training.py - PRESET ...            goes through
 """
 
 import contextlib
+import signal
 import sys
 import time
+from typing import Any
 from unittest import mock
 
-from colnorm import training
+import flax.linen as nn
+
+from colnorm import resnet, training
 from colnorm.data import images
-from experiments import train_cifar
+from experiments import cifar, train_cifar
 
 SIZES = {"train": 70, "validation": 37, "test": 29}
 """Examples in each split; no batch of the tests divides them."""
 
 _load = images.load
+
+
+class TinyNet(nn.Module):
+    """Two convolutions with the study's normalizations: what a run stores and resumes, with a tenth of the compilation."""
+
+    num_classes: int
+    normalization: str
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: Any, train: bool = False, *, return_features: bool = False) -> Any:
+        normalization = resnet.make_normalization(self.normalization, train, self.axis_name)
+        x = nn.relu(resnet.conv_norm(x, 16, 2, normalization, None, "1"))
+        before = resnet.conv_norm(x, 16, 1, normalization, None, "2")
+        logits = nn.Dense(self.num_classes)(nn.relu(before).mean((1, 2)))
+        return (logits, {"last_preactivation": before}) if return_features else logits
 
 
 def load(name, data_dir=None, seed=0):
@@ -29,10 +48,14 @@ def load(name, data_dir=None, seed=0):
     return images.ImageData(data.name, data.class_names, mean=data.mean, std=data.std, **parts)
 
 
+def make_model(config, num_classes, axis_name=None):
+    return TinyNet(num_classes, config.normalization, axis_name)
+
+
 @contextlib.contextmanager
-def tiny_images():
-    """Everything in here loads tiny images."""
-    with mock.patch.object(images, "load", load):
+def tiny():
+    """The commands in here load small images and train a small network."""
+    with mock.patch.object(images, "load", load), mock.patch.object(cifar, "make_model", make_model):
         yield
 
 
@@ -40,9 +63,9 @@ def pause_at(epoch, step):
     """Makes the command print a line and wait once it has seen the loss of that step."""
     check = training.check_finite
 
-    def check_and_pause(losses, at_epoch, first_step=0):
-        check(losses, at_epoch, first_step)
-        if (at_epoch, first_step) == (epoch, step) and losses.ndim == 0:
+    def check_and_pause(losses, at_epoch, first_step=0, *more):
+        check(losses, at_epoch, first_step, *more)
+        if (at_epoch, first_step) == (epoch, step) and not more and losses.ndim == 0:
             print("\nin the middle", flush=True)
             time.sleep(600)
 
@@ -50,8 +73,8 @@ def pause_at(epoch, step):
 
 
 if __name__ == "__main__":
-    place, *arguments = sys.argv[1:]
-    if place != "-":
-        pause_at(*map(int, place.split(":")))
-    with tiny_images():
-        sys.exit(train_cifar.main(arguments))
+    # What is started in the background of a shell script ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    pause_at(*map(int, sys.argv[1].split(":")))
+    with tiny():
+        sys.exit(train_cifar.main(sys.argv[2:]))

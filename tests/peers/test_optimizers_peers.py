@@ -1,0 +1,80 @@
+"""SGD against torch.optim.SGD, step by step, with its clipping and its schedules."""
+
+import jax
+import numpy as np
+import pytest
+from optimizer_cases import STEPS, draw, gradients, run
+
+from colnorm import optimizers
+
+torch = pytest.importorskip("torch")
+
+
+def run_torch(rate, make_schedulers=None, clip_global_norm=None, steps_per_epoch=1, **options):
+    """The parameters after each step."""
+    params = [torch.nn.Parameter(torch.tensor(leaf)) for leaf in jax.tree.leaves(draw(0))]
+    optimizer = torch.optim.SGD(params, rate, **options)
+    scheduler = None if make_schedulers is None else make_schedulers(optimizer)
+    seen = []
+    for step in range(STEPS):
+        for param, gradient in zip(params, jax.tree.leaves(gradients(step)), strict=True):
+            param.grad = torch.tensor(gradient)
+        if clip_global_norm is not None:
+            torch.nn.utils.clip_grad_norm_(params, clip_global_norm)
+        optimizer.step()
+        if scheduler is not None and (step + 1) % steps_per_epoch == 0:
+            scheduler.step()
+        seen.append([param.detach().numpy().copy() for param in params])
+    return seen
+
+
+def assert_same(ours, theirs, **tolerance):
+    for step, (params, expected) in enumerate(zip(ours, theirs, strict=True)):
+        for leaf, value in zip(jax.tree.leaves(params), expected, strict=True):
+            np.testing.assert_allclose(leaf, value, err_msg=f"after step {step}", **tolerance)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 0.0},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.0, "weight_decay": 0.1},
+        {"momentum": 0.9, "weight_decay": 0.1},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    ],
+    ids=lambda options: "-".join(f"{name}={value}" for name, value in options.items()),
+)
+def test_sgd(options):
+    assert_same(run(optimizers.sgd(optimizers.constant(0.1), **options)), run_torch(0.1, **options), rtol=1e-5, atol=1e-6)
+
+
+def test_clipping():
+    """PyTorch adds 1e-6 to the norm that it divides by."""
+    ours = run(optimizers.sgd(optimizers.constant(0.1), weight_decay=0.1, clip_global_norm=5.0))
+    theirs = run_torch(0.1, momentum=0.9, weight_decay=0.1, clip_global_norm=5.0)
+    assert_same(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_decay_per_epoch_is_exponential_lr():
+    ours = run(optimizers.sgd(optimizers.decay_per_epoch(0.5, 0.7, 2), weight_decay=0.1))
+    theirs = run_torch(
+        0.5,
+        lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7),
+        steps_per_epoch=2,
+        momentum=0.9,
+        weight_decay=0.1,
+    )
+    assert_same(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_step_decay_is_multi_step_lr():
+    ours = run(optimizers.sgd(optimizers.step_decay(0.5, 0.1, (1, 3), 2)))
+    theirs = run_torch(
+        0.5,
+        lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 3], 0.1),
+        steps_per_epoch=2,
+        momentum=0.9,
+    )
+    assert_same(ours, theirs, rtol=1e-5, atol=1e-5)
