@@ -2,7 +2,7 @@
 
     python -m experiments.benchmark_training --output benchmark.json
 
-Both sides start from the same parameters and see the same batch; their losses and parameters after one step are compared
+Both sides start from the same parameters and see the same batch; their losses before and after an update are compared
 before anything is timed. A step is forward, backward and SGD with momentum and weight decay, in float32, on the same number
 of threads. Compilation and warm-up are timed apart. PyTorch runs in its two memory layouts.
 """

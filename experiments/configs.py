@@ -69,31 +69,13 @@ class CifarConfig:
 
 # The report's rows (1.1 to 1.2.6). Ours: patience 10 and 100 epochs at most, the early-stopping rule being unstated.
 #
-# Its learning rate of 1 for bn, in and bin sends this network to the accuracy of chance within twenty steps, where it stays
-# (results/cifar10.md has the curve), so their presets have the nearest rate that trains, 0.3, with the report's schedule. The
-# published rate is kept as bn_report, in_report, bin_report and flax_bn_report.
+# At the published rate of 1 batch normalization falls to the accuracy of chance within twenty steps and stays there: all
+# features that enter the last activation are negative (results/cifar10 has the curve). The presets bn and flax_bn have the
+# nearest rate that was seen to train, 0.3 (0.5 fell as well); bn_report and flax_bn_report keep the published one.
 _REPORT = CifarConfig(momentum=0.9, weight_decay=1e-4, batch_size=128)
+_BN_REPORT = dataclasses.replace(_REPORT, normalization="bn", learning_rate=1.0, schedule="decay", decay_factor=0.96)
+_BN = dataclasses.replace(_BN_REPORT, learning_rate=0.3)
 _GN = dataclasses.replace(_REPORT, normalization="gn", learning_rate=0.1, schedule="step", decay_epochs=(20,))
-_PUBLISHED = {
-    "bn": (
-        "1.2.1: batch normalization",
-        dataclasses.replace(_REPORT, normalization="bn", learning_rate=1.0, schedule="decay", decay_factor=0.96),
-    ),
-    "in": (
-        "1.2.1: instance normalization",
-        dataclasses.replace(_REPORT, normalization="in", learning_rate=1.0, schedule="step", decay_epochs=(50,)),
-    ),
-    "bin": (
-        "1.2.1: batch-instance normalization",
-        dataclasses.replace(_REPORT, normalization="bin", learning_rate=1.0, schedule="step", decay_epochs=(30,)),
-    ),
-    "flax_bn": (
-        "1.2.4: Flax's own batch normalization",
-        dataclasses.replace(_REPORT, normalization="flax_bn", learning_rate=1.0, schedule="decay", decay_factor=0.96),
-    ),
-}
-_NEAREST = {name: (text, dataclasses.replace(config, learning_rate=0.3)) for name, (text, config) in _PUBLISHED.items()}
-_BN = _NEAREST["bn"][1]
 
 # The same network trained as one would today. All ours.
 _MODERN = CifarConfig(
@@ -111,10 +93,23 @@ _MODERN = CifarConfig(
 
 CIFAR_PRESETS: dict[str, tuple[str, CifarConfig]] = {
     "nn": ("1.1: no normalization", dataclasses.replace(_REPORT, normalization="nn", learning_rate=0.001)),
-    **_NEAREST,
+    "bn": ("1.2.1: batch normalization", _BN),
+    "in": (
+        "1.2.1: instance normalization",
+        dataclasses.replace(_REPORT, normalization="in", learning_rate=1.0, schedule="step", decay_epochs=(50,)),
+    ),
+    "bin": (
+        "1.2.1: batch-instance normalization",
+        dataclasses.replace(_REPORT, normalization="bin", learning_rate=1.0, schedule="step", decay_epochs=(30,)),
+    ),
     "ln": ("1.2.1: layer normalization", dataclasses.replace(_REPORT, normalization="ln", learning_rate=0.01)),
     "gn": ("1.2.1: group normalization, 16 groups", _GN),
-    **{f"{name}_report": (f"{text}, at the published rate of 1", config) for name, (text, config) in _PUBLISHED.items()},
+    "flax_bn": ("1.2.4: Flax's own batch normalization", dataclasses.replace(_BN, normalization="flax_bn")),
+    "bn_report": ("1.2.1: bn at the published learning rate", _BN_REPORT),
+    "flax_bn_report": (
+        "1.2.4: flax_bn at the published learning rate",
+        dataclasses.replace(_BN_REPORT, normalization="flax_bn"),
+    ),
     # Ours: learning rates scaled with the batch size (Goyal et al. 2017), which the report doesn't state.
     "bn_batch8": ("1.2.6: bn at batch size 8", dataclasses.replace(_BN, batch_size=8, learning_rate=0.3 * 8 / 128)),
     "gn_batch8": ("1.2.6: gn at batch size 8", dataclasses.replace(_GN, batch_size=8, learning_rate=0.1 * 8 / 128)),
