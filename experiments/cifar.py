@@ -11,7 +11,7 @@ import optax
 from colnorm import ResNet, optimizers
 from colnorm.data import images
 from colnorm.metrics import classification_figures, confusion_matrix
-from colnorm.training import Data, LossFn, Sums, TrainState, create_state
+from colnorm.training import Data, LossFn, Sums, TrainState, create_state, padded_batches
 from experiments.configs import CifarConfig
 
 PERCENTILES = (1, 20, 80, 99)
@@ -83,6 +83,12 @@ def make_loss(config: CifarConfig, data: images.ImageData) -> Callable[[str | No
 def split_arrays(split: images.Split) -> dict[str, np.ndarray]:
     """A split as the arrays that the steps index."""
     return {"images": split.images, "labels": split.labels}
+
+
+def evaluation_batches(num_examples: int, num_devices: int) -> np.ndarray:
+    """Batches of indices for evaluation: up to 500 images, as no gradient has to be held, evenly over the devices."""
+    size = min(500, num_examples)
+    return padded_batches(num_examples, size + -size % num_devices)
 
 
 def figures(sums: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, float]:

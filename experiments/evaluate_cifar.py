@@ -43,7 +43,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
     from colnorm.data import images
     from colnorm.metrics import classification_figures
     from colnorm.parallel import make_engine
-    from colnorm.training import Monitor, padded_batches
+    from colnorm.training import Monitor
     from experiments import cifar, plotting, report
 
     run = RunDirectory.open(command.run)
@@ -61,8 +61,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
     results: dict[str, Any] = {}
     confusions: dict[str, np.ndarray] = {}
     for name, split in data.splits.items():
-        batch_size = -(-min(500, len(split.labels)) // engine.num_devices) * engine.num_devices
-        batches = padded_batches(len(split.labels), batch_size)
+        batches = cifar.evaluation_batches(len(split.labels), engine.num_devices)
         sums = engine.evaluate(state, engine.put_data(cifar.split_arrays(split)), batches)
         confusions[name] = sums["confusion"]
         results[name] = {

@@ -53,8 +53,10 @@ class TorchResNet(nn.Module):
     @torch.no_grad()
     def load_flax(self, params: Mapping[str, Any]) -> None:
         """Takes over the parameters of a :class:`colnorm.ResNet` with the same n."""
-
-        def copy(module: nn.Module, values: Mapping[str, Any]) -> None:
+        for name, module in self.named_modules():
+            values: Any = params
+            for part in name.removeprefix("blocks.").split("."):
+                values = values.get(part, {})
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.copy_(torch.tensor(np.array(values["scale"])))
                 module.bias.copy_(torch.tensor(np.array(values["bias"])))
@@ -63,10 +65,3 @@ class TorchResNet(nn.Module):
             elif isinstance(module, nn.Linear):
                 module.weight.copy_(torch.tensor(np.array(values["kernel"])).T)
                 module.bias.copy_(torch.tensor(np.array(values["bias"])))
-            else:
-                children = dict(module.named_children())
-                children.update(children.pop("blocks", nn.ModuleDict()).items())  # type: ignore[operator]
-                for name, child in children.items():
-                    copy(child, values[name])
-
-        copy(self, params)

@@ -42,7 +42,7 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
     from colnorm.checkpoint import RunDirectory
     from colnorm.data import images
     from colnorm.parallel import check_batch_size, make_engine
-    from colnorm.training import Monitor, check_finite, fit, padded_batches, shuffled_batches
+    from colnorm.training import Monitor, check_finite, fit, shuffled_batches
     from experiments import cifar, plotting, report
 
     # What can be refused is refused before anything takes time, and the directory made when nothing can fail any more.
@@ -71,9 +71,7 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
 
     train_data = engine.put_data(cifar.split_arrays(data.train))
     validation_data = engine.put_data(cifar.split_arrays(data.validation))
-    # Evaluation has no gradients to hold: larger batches, rounded up to a multiple of the devices.
-    eval_size = -(-min(500, len(data.validation.labels)) // engine.num_devices) * engine.num_devices
-    validation_batches = padded_batches(len(data.validation.labels), eval_size)
+    validation_batches = cifar.evaluation_batches(len(data.validation.labels), engine.num_devices)
     quantiles = cifar.make_quantiles(config, data)
 
     with report.EpochProgress(config.epochs, steps_per_epoch, str(run_path)) as progress:
