@@ -82,9 +82,9 @@ class ResNet(nn.Module):
       axis_name: a mapped axis over which ``bn``, ``bin`` and ``flax_bn`` take their statistics.
       dtype: of convolutions and features (bfloat16, say); None for the input's. Logits have at least float32.
 
-    Convolutions are 3x3 with padding 1 on both sides (Flax's SAME pads one side only at stride 2, another function) and
-    kernels have He et al.'s (2015) variance 2 / fan-in, from a truncated normal distribution. Parameters at ``bn`` and ten classes: 75,290 for n = 1,
-    172,506 for 2, 269,722 for 3, 853,018 for 9.
+    Convolutions are 3x3 with padding 1 on both sides (Flax's SAME pads one side only at stride 2, another function);
+    kernels have the variance 2 / fan-in of He et al. 2015, from a truncated normal distribution. Parameters at ``bn`` and
+    ten classes: 75,290 for n = 1, 172,506 for 2, 269,722 for 3, 853,018 for 9.
     """
 
     n: int = 2
