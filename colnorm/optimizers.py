@@ -1,6 +1,6 @@
 """Learning-rate schedules in epochs, and stochastic gradient descent as PyTorch defines it, with rules per parameter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -105,8 +105,3 @@ def sgd(
 
 def _is_gate(path: Sequence[Any]) -> bool:
     return getattr(path[-1], "key", None) == "gate"
-
-
-def count_parameters(params: Mapping[str, Any]) -> int:
-    """The number of trainable numbers in a parameter tree."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))

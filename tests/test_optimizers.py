@@ -162,8 +162,3 @@ def test_a_warmup_must_end_before_the_training(warmup, epochs):
 def test_a_warmup_may_round_up_to_the_whole_training():
     """Evaluation builds the optimizer anew, as if an epoch had one step."""
     assert float(optimizers.warmup_cosine(0.2, 0.6, 1, 1)(0)) == 0
-
-
-def test_counting_parameters():
-    assert optimizers.count_parameters(draw(0)) == 72 + 12 + 12 + 3
-    assert optimizers.count_parameters({}) == 0
