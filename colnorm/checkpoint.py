@@ -157,6 +157,26 @@ class RunDirectory:
         restored = self._manager().restore(epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
         return state.replace(**restored.state)
 
+    def restore_variables(self, epoch: int) -> dict[str, Any]:
+        """``params`` (the averaged ones where the run kept an average) and ``batch_stats`` of a checkpoint.
+
+        For prediction: they come on the default device and need neither the model nor the optimizer.
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint.
+        """
+        import orbax.checkpoint as ocp
+
+        if epoch not in self.epochs():
+            raise FileNotFoundError(f"{self.path} has checkpoints of the epochs {self.epochs()}, not of {epoch}")
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(
+            lambda stored: jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=device),
+            self._manager().item_metadata(epoch).state,
+        )
+        state = self._manager().restore(epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))).state
+        return {"params": state.get("average", state["params"]), "batch_stats": state["batch_stats"]}
+
     def resume(self, state: TrainState) -> tuple[TrainState, list[dict[str, Any]]]:
         """The latest state and the records up to it; later records are cut from ``metrics.jsonl``.
 
@@ -212,13 +232,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def _arrays(state: TrainState) -> dict[str, Any]:
     """The state's arrays; its functions are rebuilt from the config."""
-    return {
-        "step": state.step,
-        "params": state.params,
-        "opt_state": state.opt_state,
-        "batch_stats": state.batch_stats,
-        "seed": state.seed,
-    }
+    names = ("step", "params", "opt_state", "batch_stats", "seed", *(("average",) if state.average_decay else ()))
+    return {name: getattr(state, name) for name in names}
 
 
 def _check_same_arrays(stored: Any, expected: Any, where: str) -> None:
@@ -227,8 +242,8 @@ def _check_same_arrays(stored: Any, expected: Any, where: str) -> None:
         # Optimizer states are tuples in memory and lists or dicts on disk, with the same names in this form.
         return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
-    for collection in ("params", "batch_stats", "opt_state"):
-        theirs, ours = shapes(stored[collection]), shapes(expected[collection])
+    for collection in ("params", "batch_stats", "opt_state", "average"):
+        theirs, ours = shapes(stored.get(collection, {})), shapes(expected.get(collection, {}))
         differences = [
             f"{collection}/{name}: stored {theirs.get(name, 'nothing')}, expected {ours.get(name, 'nothing')}"
             for name in sorted(theirs.keys() | ours.keys())

@@ -1,5 +1,6 @@
-"""Classification figures from a confusion matrix, so that they add up over batches and devices."""
+"""Figures of classification, from a confusion matrix that adds up over batches and devices, and of tagging, by seqeval."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -50,3 +51,43 @@ def classification_figures(confusion: Any) -> dict[str, Any]:
         "f1": f1.tolist(),
         "support": support.astype(int).tolist(),
     }
+
+
+def tagging_figures(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Precision, recall and F1 of entities, by seqeval, and the accuracy of tokens.
+
+    An entity counts as found where its type, its first and its last token are right. seqeval's default mode: an entity is
+    what conlleval takes for one, so that an ``I-x`` after another type or ``O`` begins one; in legal BIO, which a constrained
+    CRF always writes, this is the same as the strict mode. Micro figures are of all entities together, macro the mean over the
+    types that occur in gold or prediction, weighted the mean weighted with gold counts. A ratio of 0 to 0 is 0.
+
+    Args:
+      gold, predicted: BIO tags of each sentence, of equal lengths.
+
+    Returns:
+      ``accuracy``; ``micro``, ``macro``, ``weighted`` and under ``types`` every entity type, each a dict of ``precision``,
+      ``recall``, ``f1`` and ``support``, the number of gold entities.
+
+    Raises:
+      ValueError: the numbers of sentences or of tokens differ.
+    """
+    from seqeval.metrics import classification_report
+
+    if [len(tags) for tags in gold] != [len(tags) for tags in predicted]:
+        raise ValueError("gold and predicted tags must be of the same sentences, but their lengths differ")
+    pairs = [pair for tags in zip(gold, predicted, strict=True) for pair in zip(*tags, strict=True)]
+    accuracy = sum(right == tag for right, tag in pairs) / max(len(pairs), 1)
+    report = {}
+    if any(tag != "O" for pair in pairs for tag in pair):  # seqeval fails where there is no entity at all
+        gold, predicted = [list(tags) for tags in gold], [list(tags) for tags in predicted]
+        report = classification_report(gold, predicted, output_dict=True, zero_division=0)
+    nothing = {"precision": 0.0, "recall": 0.0, "f1-score": 0.0, "support": 0}
+
+    def figures(name: str) -> dict[str, Any]:
+        values = report.get(name, nothing)
+        ratios = {short: float(values[key]) for short, key in zip(("precision", "recall", "f1"), nothing, strict=False)}
+        return {**ratios, "support": int(values["support"])}
+
+    averages = {name: figures(f"{name} avg") for name in ("micro", "macro", "weighted")}
+    types = {name: figures(name) for name in report if not name.endswith(" avg")}
+    return {"accuracy": accuracy, **averages, "types": types}

@@ -1,4 +1,4 @@
-"""Learning-rate schedules in epochs, and stochastic gradient descent as PyTorch defines it, with rules per parameter."""
+"""Learning-rate schedules in epochs; stochastic gradient descent and Adam as PyTorch defines them, with rules per parameter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -101,6 +101,58 @@ def sgd(
     if gate_multiplier != 1.0:
         steps.append(optax.masked(optax.scale(gate_multiplier), gates))
     return optax.chain(*steps, optax.scale_by_learning_rate(schedule))
+
+
+def adam(
+    schedule: optax.Schedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+    decay_vectors: bool = False,
+    clip_global_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba, 2015, https://arxiv.org/abs/1412.6980) with decoupled weight decay: PyTorch's ``AdamW``.
+
+    With gradient g, parameter p and moments m, v (0 at first), at step n from 1::
+
+        m <- b1 * m + (1 - b1) * g;    v <- b2 * v + (1 - b2) * g^2
+        p <- p - learning_rate * (m / (1 - b1^n) / (sqrt(v / (1 - b2^n)) + epsilon) + weight_decay * p)
+
+    Args:
+      schedule: step -> learning rate.
+      b1, b2: fraction of the first and second moment kept at each step.
+      epsilon: added to the root of the second moment.
+      weight_decay: coefficient of the decay, in units of the learning rate (Loshchilov and Hutter, 2019,
+        https://arxiv.org/abs/1711.05101).
+      decay_vectors: False spares parameters of fewer than two dimensions.
+      clip_global_norm: scale the whole gradient down to this L2 norm where it is longer; None never does.
+
+    Returns:
+      An optax transformation.
+    """
+
+    def decays(params: Any) -> Any:
+        return jax.tree.map(lambda param: decay_vectors or jnp.ndim(param) > 1, params)
+
+    steps = []
+    if clip_global_norm is not None:
+        steps.append(optax.clip_by_global_norm(clip_global_norm))
+    steps.append(_with_standard_promotion(optax.scale_by_adam(b1, b2, epsilon)))
+    if weight_decay:
+        steps.append(optax.add_decayed_weights(weight_decay, mask=decays))
+    return optax.chain(*steps, optax.scale_by_learning_rate(schedule))
+
+
+def _with_standard_promotion(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Lets optax raise floats to integer powers where a program has set ``jax_numpy_dtype_promotion`` to strict."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"):
+            return transformation.update(updates, state, params)
+
+    return optax.GradientTransformation(transformation.init, update)
 
 
 def _is_gate(path: Sequence[Any]) -> bool:

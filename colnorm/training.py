@@ -35,23 +35,40 @@ Step = Callable[..., Any]
 class TrainState(train_state.TrainState):
     """Everything a run is: step, params, optimizer state, ``batch_stats``, and the seed of its random numbers.
 
-    ``seed`` is an array, so that states of several seeds stack and train together under ``vmap``.
+    ``seed`` is an array, so that states of several seeds stack and train together under ``vmap``. ``average`` is empty, or
+    with :meth:`keep_average` an exponential moving average of ``params`` over the steps, which evaluation then uses.
     """
 
     batch_stats: Any = struct.field(default_factory=dict)
     seed: Array = struct.field(default_factory=lambda: jnp.zeros((), jnp.uint32))
+    average: Any = struct.field(default_factory=dict)
+    average_decay: float = struct.field(pytree_node=False, default=0.0)
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What ``model.apply`` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What ``model.apply`` takes in evaluation: the averaged parameters where an average is kept."""
+        return {"params": self.average if self.average_decay else self.params, "batch_stats": self.batch_stats}
+
+    def keep_average(self, decay: float) -> "TrainState":
+        """Averages ``params`` from here on: ``average <- d * average + (1 - d) * params`` after every step.
+
+        With n steps done ``d = min(decay, (1 + n) / (10 + n))``, so that the first steps are soon forgotten.
+
+        Raises:
+          ValueError: ``decay`` is not inside (0, 1).
+        """
+        if not 0 < decay < 1:
+            raise ValueError(f"the decay of an average must be between 0 and 1, got {decay}")
+        return self.replace(average=jax.tree.map(jnp.array, self.params), average_decay=decay)
 
 
-def create_state(model: Any, tx: optax.GradientTransformation, seed: int, *example_inputs: Any) -> TrainState:
+def create_state(
+    model: Any, tx: optax.GradientTransformation, seed: int, *example_inputs: Any, **named_inputs: Any
+) -> TrainState:
     """Initializes a Flax model on inputs of the right shapes, and the optimizer on its parameters."""
     # Compiling the random numbers takes seconds; on the CPU a quarter of them with fewer optimizations, which run once.
     quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    variables = jax.jit(model.init, compiler_options=quick)(jax.random.key(seed), *example_inputs)
+    variables = jax.jit(model.init, compiler_options=quick)(jax.random.key(seed), *example_inputs, **named_inputs)
     return TrainState.create(
         apply_fn=model.apply,
         params=variables["params"],
@@ -103,7 +120,13 @@ def train_step(
         gradients, sums = jax.lax.psum((gradients, sums), axis_name)
     count = jnp.maximum(sums["count"], 1)
     gradients = jax.tree.map(lambda gradient: gradient / count.astype(gradient.dtype), gradients)
-    return state.apply_gradients(grads=gradients, batch_stats=batch_stats), sums
+    state = state.apply_gradients(grads=gradients, batch_stats=batch_stats)
+    if state.average_decay:
+        done = jnp.asarray(state.step, jnp.float32)
+        kept = jnp.minimum(state.average_decay, (1 + done) / (10 + done))
+        average = jax.tree.map(lambda old, new: old + (1 - kept).astype(old.dtype) * (new - old), state.average, state.params)
+        state = state.replace(average=average)
+    return state, sums
 
 
 def eval_step(

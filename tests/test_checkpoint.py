@@ -149,6 +149,27 @@ def test_without_any_finite_figure_the_best_is_the_latest(tmp_path):
     assert make_run(tmp_path / "run", [float("nan"), float("nan")]).choose("best", MONITOR) == 2
 
 
+def test_variables_come_back_without_model_and_optimizer(tmp_path):
+    run = make_run(tmp_path / "run", [0.5])
+    variables = run.restore_variables(1)
+    assert_same_state(variables, {"params": make_state(1).params, "batch_stats": make_state(1).batch_stats})
+    with pytest.raises(FileNotFoundError, match=r"has checkpoints of the epochs \[1\], not of 2"):
+        run.restore_variables(2)
+
+
+def test_an_average_is_stored_and_is_what_evaluation_restores(tmp_path):
+    state = make_state(1).keep_average(0.9)
+    state = state.replace(average=make_state(2).params)
+    run = RunDirectory.create(tmp_path / "run", CONFIG)
+    run.save(state, 1, 1)
+    run.close()
+    run = RunDirectory.open(tmp_path / "run")
+    assert_same_state(run.restore(make_state().keep_average(0.9), 1), state)
+    assert_same_state(run.restore_variables(1)["params"], make_state(2).params)
+    with pytest.raises(ValueError, match="of another model: average/first/bias: stored"):
+        run.restore(make_state(), 1)
+
+
 # --------------------------------------------------------------------------------------------------------- another model
 
 

@@ -1,4 +1,4 @@
-"""Confusion matrices and the figures out of them against scikit-learn."""
+"""Confusion matrices against scikit-learn, tagging figures against entities counted by hand."""
 
 import hypothesis.strategies as st
 import jax
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from sklearn import metrics
 
-from colnorm.metrics import classification_figures, confusion_matrix
+from colnorm.metrics import classification_figures, confusion_matrix, tagging_figures
 
 CLASSES = 4
 compiled = jax.jit(confusion_matrix, static_argnums=3)
@@ -98,3 +98,59 @@ def test_figures_can_be_written_as_json():
 
     figures = classification_figures(count([0, 1], [1, 1]))
     assert json.loads(json.dumps(figures)) == figures
+
+
+# ------------------------------------------------------------------------------------------------------------------ tagging
+
+TAGS = ("O", "B-per", "I-per", "B-geo", "I-geo")
+
+
+def spans(tags):
+    """Entities as conlleval reads them, sentence by sentence; written for this test alone."""
+    found, before, first = set(), "O", 0
+    for place, tag in enumerate((*tags, "O")):
+        if before != "O" and (tag[0] != "I" or tag[2:] != before[2:]):
+            found.add((before[2:], first, place))
+        if tag[0] == "B" or (tag[0] == "I" and (before == "O" or before[2:] != tag[2:])):
+            first = place
+        before = tag
+    return found
+
+
+sentence = st.lists(st.tuples(st.sampled_from(TAGS), st.sampled_from(TAGS)), max_size=8)
+
+
+@given(st.lists(sentence, max_size=5))
+def test_tagging_figures_are_those_of_the_spans(pairs):
+    gold, predicted = ([[pair[side] for pair in tags] for tags in pairs] for side in (0, 1))
+    figures = tagging_figures(gold, predicted)
+    counts = {kind: np.zeros(3) for kind in ("per", "geo")}
+    for right, guess in zip(gold, predicted, strict=True):
+        right, guess = spans(right), spans(guess)
+        for kind in counts:
+            of_kind = [{span for span in found if span[0] == kind} for found in (right & guess, guess, right)]
+            counts[kind] += [len(found) for found in of_kind]
+
+    def ratios(both, guessed, there):
+        precision, recall = (both / n if n else 0.0 for n in (guessed, there))
+        f1 = 2 * precision * recall / (precision + recall) if both else 0.0
+        return {"precision": precision, "recall": recall, "f1": f1, "support": int(there)}
+
+    by_type = {kind: ratios(*found) for kind, found in counts.items() if found.any()}
+    assert figures["types"].keys() == by_type.keys()
+    for kind, expected in by_type.items():
+        assert figures["types"][kind] == pytest.approx(expected)
+    assert figures["micro"] == pytest.approx(ratios(*sum(counts.values())))
+    tokens = [pair for tags in pairs for pair in tags]
+    assert figures["accuracy"] == pytest.approx(np.mean([a == b for a, b in tokens]) if tokens else 0.0)
+    for name in ("precision", "recall", "f1"):
+        values = [expected[name] for expected in by_type.values()]
+        support = [expected["support"] for expected in by_type.values()]
+        assert figures["macro"][name] == pytest.approx(np.mean(values) if values else 0.0)
+        weighted = np.average(values, weights=support) if sum(support) else 0.0
+        assert figures["weighted"][name] == pytest.approx(weighted)
+
+
+def test_tagging_figures_of_other_sentences():
+    with pytest.raises(ValueError, match="their lengths differ"):
+        tagging_figures([["O", "O"]], [["O"]])

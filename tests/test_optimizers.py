@@ -162,3 +162,20 @@ def test_a_warmup_must_end_before_the_training(warmup, epochs):
 def test_a_warmup_may_round_up_to_the_whole_training():
     """Evaluation builds the optimizer anew, as if an epoch had one step."""
     assert float(optimizers.warmup_cosine(0.2, 0.6, 1, 1)(0)) == 0
+
+
+def test_adam_spares_vectors_from_decay_unless_told():
+    """Gradients are equal, so that what differs is the decay alone: of kernels always, of vectors when asked for."""
+    runs = {
+        decay_vectors: run(optimizers.adam(optimizers.constant(0.01), weight_decay=0.5, decay_vectors=decay_vectors))
+        for decay_vectors in (False, True)
+    }
+    plain = run(optimizers.adam(optimizers.constant(0.01)))[0]
+    for path, undecayed in jax.tree_util.tree_leaves_with_path(plain):
+        names = [key.key for key in path]
+        first = {flag: runs[flag][0][names[0]][names[1]] for flag in runs}
+        decays = {False: np.ndim(undecayed) > 1, True: True}
+        for flag, value in first.items():
+            before = draw(0)[names[0]][names[1]]
+            expected = undecayed - 0.01 * 0.5 * before if decays[flag] else undecayed
+            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6, err_msg=f"{names} {flag}")

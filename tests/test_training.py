@@ -491,3 +491,31 @@ def test_models_without_statistics_have_none():
     assert state.batch_stats == {} and int(state.seed) == 5 and isinstance(state, TrainState)
     again = create_state(nn.Dense(2), optax.sgd(0.1), 5, jnp.zeros((1, 3)))
     assert_same_tree(state.params, again.params)
+
+
+# ------------------------------------------------------------------------------------------------------ averaged parameters
+
+
+def test_the_average_follows_the_parameters_by_its_formula():
+    state = make_state().keep_average(0.6)
+    jax.tree.map(np.testing.assert_array_equal, state.average, state.params)
+    expected = jax.device_get(state.params)
+    step = jax.jit(partial(train_step, loss_fn=make_loss()))
+    for number in range(5):
+        state, _ = step(state, make_data(), jnp.arange(4) + number)
+        kept = min(0.6, (2 + number) / (11 + number))
+        expected = jax.tree.map(lambda old, new, kept=kept: kept * old + (1 - kept) * np.asarray(new), expected, state.params)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), state.average, expected)
+    assert state.variables["params"] is state.average
+
+
+def test_without_an_average_evaluation_uses_the_parameters():
+    state = make_state()
+    assert state.average == {}
+    assert state.variables["params"] is state.params
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, -0.5])
+def test_the_decay_of_an_average_is_checked(decay):
+    with pytest.raises(ValueError, match=f"between 0 and 1, got {decay}"):
+        make_state().keep_average(decay)

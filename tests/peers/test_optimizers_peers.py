@@ -1,4 +1,4 @@
-"""SGD against torch.optim.SGD, step by step, with its clipping and its schedules."""
+"""SGD and Adam against torch.optim's SGD and AdamW, step by step, with clipping and schedules."""
 
 import jax
 import numpy as np
@@ -10,10 +10,10 @@ from colnorm import optimizers
 torch = pytest.importorskip("torch")
 
 
-def run_torch(rate, make_schedulers=None, clip_global_norm=None, steps_per_epoch=1, **options):
+def run_torch(rate, make_schedulers=None, clip_global_norm=None, steps_per_epoch=1, optimizer=torch.optim.SGD, **options):
     """The parameters after each step."""
     params = [torch.nn.Parameter(torch.tensor(leaf)) for leaf in jax.tree.leaves(draw(0))]
-    optimizer = torch.optim.SGD(params, rate, **options)
+    optimizer = optimizer(params, rate, **options)
     scheduler = None if make_schedulers is None else make_schedulers(optimizer)
     seen = []
     for step in range(STEPS):
@@ -78,3 +78,21 @@ def test_step_decay_is_multi_step_lr():
         momentum=0.9,
     )
     assert_same(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "b1": 0.5, "b2": 0.9, "epsilon": 1e-3}, {"clip_global_norm": 5.0}],
+    ids=lambda options: "-".join(f"{name}={value}" for name, value in options.items()) or "plain",
+)
+def test_adam(options):
+    ours = run(optimizers.adam(optimizers.constant(0.01), decay_vectors=True, **options))
+    theirs = run_torch(
+        0.01,
+        clip_global_norm=options.get("clip_global_norm"),
+        optimizer=torch.optim.AdamW,
+        betas=(options.get("b1", 0.9), options.get("b2", 0.999)),
+        eps=options.get("epsilon", 1e-8),
+        weight_decay=options.get("weight_decay", 0.0),
+    )
+    assert_same(ours, theirs, rtol=1e-5, atol=1e-5 if "clip_global_norm" in options else 1e-6)
