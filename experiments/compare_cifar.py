@@ -77,14 +77,8 @@ def compare(command: Command) -> list[Path]:
     command.output.mkdir(parents=True, exist_ok=True)
     console = report.make_console()
     console.print(report.plain_table(command.title, HEADER, rows))
-    lines = ["| " + " | ".join(cells) + " |" for cells in (HEADER, ["---"] * len(HEADER), *rows)]
-    write_text(command.output / "table.md", "\n".join(lines) + "\n")
-    # A line an epoch, as in metrics.jsonl: readable, and small in a diff.
-    dumped = ",\n".join(
-        f"{json.dumps(name)}: [\n" + ",\n".join(json.dumps(record) for record in history) + "\n]"
-        for name, history in histories.items()
-    )
-    write_text(command.output / "runs.json", "{\n" + dumped + "\n}\n")
+    write_text(command.output / "table.md", report.markdown_table(HEADER, rows))
+    write_text(command.output / "runs.json", report.histories_json(histories))
     written = [
         plotting.draw_comparison(histories, command.output / "curves.png", command.title),
         plotting.draw_quantiles(histories, cifar.PERCENTILES, command.output / "feature_percentiles.png"),
@@ -98,12 +92,9 @@ def compare(command: Command) -> list[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     command = tyro.cli(Command, prog="python -m experiments.compare_cifar", args=arguments, description=__doc__)
-    try:
-        compare(command)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    from experiments.process import exit_status
+
+    return exit_status(lambda: compare(command))
 
 
 if __name__ == "__main__":

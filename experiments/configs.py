@@ -121,3 +121,126 @@ CIFAR_PRESETS: dict[str, tuple[str, CifarConfig]] = {
         )
     },
 }
+
+
+@dataclass(frozen=True)
+class NerConfig:
+    """A sequence tagger. Rates are per step, epochs count from 1."""
+
+    data: str = "sample"
+    """sample (sentences of a grammar, no download), GMB's ner_dataset.csv, or a directory of CoNLL column files."""
+    word_column: int = 0
+    """Of column files, from 0; negative ones count from the end."""
+    tag_column: int = -1
+    """Of column files."""
+
+    word_features: int = 100
+    """Size of word embeddings drawn at random; with --glove the file says it."""
+    glove: str | None = None
+    """GloVe text file with the word embeddings to begin with; they are trained on."""
+    lowercase: bool = False
+    """Words that differ only in case share an embedding."""
+    fold_digits: bool = False
+    """Words that differ only in digits share an embedding."""
+    min_count: int = 1
+    """Words seen less often in training are unknown."""
+    characters: bool = False
+    """Read each word's characters with a bidirectional LSTM."""
+    character_features: int = 25
+    """Size of a character's embedding."""
+    character_hidden: int = 25
+    """Features of the character LSTM in each direction."""
+    word_length: int = 16
+    """Characters read of a word; of longer ones the first and the last half."""
+    shape_features: int = 0
+    """Size of the embedding of a word's capitalisation; 0 leaves it out."""
+    hidden: int = 100
+    """Features of the LSTM over words in each direction."""
+    layer_norm: Literal["gates", "output"] | None = None
+    """Normalize inside the cell: gates as Ba et al. (2016), output as the report."""
+    head: Literal["softmax", "crf"] = "softmax"
+    """Each tag for itself, or a linear-chain CRF."""
+    constrained: bool = True
+    """The CRF forbids moves that BIO doesn't allow."""
+    dropout: float = 0.0
+    """At the input and the output of the LSTM over words."""
+    word_dropout: float = 0.0
+    """Rate at which training replaces words by the unknown word."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of embeddings and LSTMs; the CRF, the loss and the parameters stay float32."""
+
+    epochs: int = 60
+    """Epochs at most."""
+    batch_size: int = 128
+    """Sentences in a step, over all devices."""
+    buckets: int = 6
+    """Padded lengths, chosen from the data, among which batches are drawn."""
+    loss: Literal["sentence", "token"] = "sentence"
+    """Gradients are those of the mean -log p(tags) of a sentence, or of a token."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Adam has decoupled weight decay."""
+    learning_rate: float = 0.01
+    """At the start, or at its peak with the cosine schedule."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """constant, or cosine (to 0, after warm-up)."""
+    warmup_epochs: float = 0.0
+    """Linear warm-up of the cosine schedule."""
+    momentum: float = 0.9
+    """SGD's; Adam's first moment keeps the same fraction."""
+    weight_decay: float = 1e-4
+    """L2 coefficient of SGD; decoupled with Adam, and there of matrices only."""
+    clip_global_norm: float | None = 5.0
+    """Scale longer gradients down to this L2 norm."""
+    average_decay: float = 0.0
+    """Evaluate and keep an exponential moving average of the parameters with this decay; 0 for none."""
+
+    patience: int | None = 5
+    """Stop after this many epochs without a better validation micro F1; None trains all epochs."""
+    seed: int = 0
+    """Of parameters, order, dropout, and the split of a csv."""
+    devices: int | None = None
+    """Devices to split each batch over; all by default. On a CPU this many virtual devices are made (1 by default)."""
+
+
+# The report's rows (2.1.1 to 2.2): SGD 0.01, momentum 0.9, decay 1e-4, clipping at 5, batch 128, 100 word features. Ours, being
+# unstated: 100 LSTM features a direction, 25 + 25 for characters, dropout 0.5, the loss summed over a sentence and averaged
+# over sentences, 60 epochs at most with patience 5. Its 2.2 doesn't say what lies under the CRF: the tagger of 2.1.3 here.
+_NER = NerConfig(dropout=0.5)
+_CHAR = dataclasses.replace(_NER, characters=True)
+_CRF = dataclasses.replace(_CHAR, head="crf")
+
+# The presets whose word embeddings start from GloVe: --glove names the file.
+NEEDS_GLOVE = frozenset({"glove", "char", "layer_norm", "crf", "crf_layer_norm"})
+
+NER_PRESETS: dict[str, tuple[str, NerConfig]] = {
+    "random": ("2.1.1: BiLSTM, random word embeddings", _NER),
+    "glove": ("2.1.2: BiLSTM, GloVe", _NER),
+    "char": ("2.1.3: GloVe and a character BiLSTM", _CHAR),
+    "layer_norm": (
+        "2.1.4: char with layer normalization of the cell's output",
+        dataclasses.replace(_CHAR, layer_norm="output"),
+    ),
+    "crf": ("2.2: char with a linear-chain CRF", _CRF),
+    "crf_layer_norm": ("crf with layer normalization of the cell's output", dataclasses.replace(_CRF, layer_norm="output")),
+    "best": (
+        "everything on, tuned on validation data",
+        NerConfig(
+            characters=True,
+            shape_features=8,
+            hidden=128,
+            layer_norm="gates",
+            head="crf",
+            dropout=0.5,
+            word_dropout=0.05,
+            fold_digits=True,
+            epochs=30,
+            optimizer="adam",
+            learning_rate=2e-3,
+            schedule="cosine",
+            warmup_epochs=1,
+            weight_decay=1e-4,
+            average_decay=0.999,
+            patience=None,
+        ),
+    ),
+}

@@ -94,12 +94,9 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     command = tyro.cli(Command, prog="python -m experiments.evaluate_cifar", args=arguments, description=__doc__)
-    try:
-        evaluate(command)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    from experiments.process import exit_status
+
+    return exit_status(lambda: evaluate(command))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures of runs: curves, feature distributions, confusion matrices. Matplotlib is imported where it draws."""
+"""Pictures of runs: curves, features, confusions, entity types, transitions. Matplotlib is imported where it draws."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,5 +100,76 @@ def draw_confusions(confusions: Mapping[str, np.ndarray], class_names: Sequence[
         axis.set_xlabel("predicted")
         axis.set_ylabel("label")
         axis.set_title(f"{split}, {np.trace(confusion) / max(confusion.sum(), 1):.2%} right")
+    figure.suptitle(title)
+    return _save(figure, path)
+
+
+def draw_tagging_curves(history: History, path: Path, title: str, best_epoch: int | None = None) -> Path:
+    """Loss, token accuracy and F1 over the epochs of one tagger, its best epoch marked."""
+    figure, axes = _figure(1, 3, 14, 4)
+    panels = {
+        "loss": {"train": "train_loss", "validation": "validation_loss"},
+        "token accuracy": {"validation": "validation_accuracy"},
+        "F1": {"validation, micro": "validation_micro_f1", "validation, macro": "validation_macro_f1"},
+    }
+    for axis, (name, lines) in zip(axes[0], panels.items(), strict=True):
+        for label, key in lines.items():
+            # The colour of the training data is the same in every picture.
+            colour = None if label == "train" else f"C{1 + list(lines).index(label) - ('train' in lines)}"
+            axis.plot([r["epoch"] for r in history], [r[key] for r in history], marker=".", label=label, color=colour)
+        if best_epoch is not None:
+            axis.axvline(best_epoch, color="gray", linestyle=":", label=f"best epoch, {best_epoch}")
+        _epochs_axis(axis, name)
+        axis.legend()
+    figure.suptitle(title)
+    return _save(figure, path)
+
+
+def draw_entity_types(splits: Mapping[str, Mapping[str, Any]], path: Path, title: str) -> Path:
+    """Precision, recall and F1 of every entity type and on average, a panel a split; ``splits`` holds tagging figures."""
+    figure, axes = _figure(len(splits), 1, 11, 3.2 * len(splits))
+    for axis, (split, figures) in zip(axes[:, 0], splits.items(), strict=True):
+        bars = {**figures["types"], **{name: figures[name] for name in ("micro", "macro", "weighted")}}
+        for number, name in enumerate(("precision", "recall", "f1")):
+            places = np.arange(len(bars)) + (number - 1) * 0.27
+            axis.bar(places, [values[name] for values in bars.values()], 0.27, label=name)
+        labels = [f"{name}\n{values['support']:,}" for name, values in bars.items()]
+        axis.set_xticks(range(len(bars)), labels)
+        axis.axvline(len(figures["types"]) - 0.5, color="gray", linestyle=":")
+        axis.set_ylim(0, 1)
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_title(f"{split}: micro F1 {figures['micro']['f1']:.2%}, token accuracy {figures['accuracy']:.2%}")
+    axes[0, 0].legend(ncols=3, loc="lower right")
+    figure.suptitle(f"{title} (number of entities under each name)")
+    return _save(figure, path)
+
+
+def draw_transitions(chain: Any, tag_names: Sequence[str], path: Path, title: str) -> Path:
+    """A CRF's scores from tag (row) to tag (column), with its start and end scores; forbidden moves are left blank."""
+    size = len(tag_names)
+    scores = np.full((size + 1, size + 1), -np.inf)
+    scores[:size, :size], scores[size, :size], scores[:size, size] = chain.transitions, chain.start, chain.end
+    shown = np.ma.masked_invalid(scores)
+    limit = float(np.abs(shown).max()) or 1.0
+    figure, axes = _figure(1, 1, 1.5 + 0.45 * size, 1 + 0.42 * size)
+    image = axes[0, 0].imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes[0, 0].set_xticks(range(size + 1), [*tag_names, "end"], rotation=90)
+    axes[0, 0].set_yticks(range(size + 1), [*tag_names, "start"])
+    axes[0, 0].set_xlabel("to")
+    axes[0, 0].set_ylabel("from")
+    figure.colorbar(image, label="score")
+    figure.suptitle(title)
+    return _save(figure, path)
+
+
+def draw_tagging_comparison(histories: Mapping[str, History], path: Path, title: str) -> Path:
+    """Training and validation loss, validation micro and macro F1 of several taggers, a colour each."""
+    figure, axes = _figure(2, 2, 11, 8)
+    panels = ("train_loss", "validation_loss", "validation_micro_f1", "validation_macro_f1")
+    for axis, name in zip(axes.flat, panels, strict=True):
+        for label, history in histories.items():
+            axis.plot([r["epoch"] for r in history], [r[name] for r in history], marker=".", label=label)
+        _epochs_axis(axis, name.replace("_f1", " F1").replace("_", " "))
+    axes[0, 0].legend(ncols=2)
     figure.suptitle(title)
     return _save(figure, path)

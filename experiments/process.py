@@ -1,9 +1,11 @@
-"""What a process needs before JAX starts, and what it says about itself afterwards."""
+"""What a process needs before JAX starts, how it ends, and what it says about itself."""
 
 import contextlib
 import platform
 import resource
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +19,34 @@ def prepare(devices: int | None) -> None:
         # Where JAX runs already, as in a notebook, the devices are what they are; `make_engine` says so if they don't do.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", devices)
+
+
+def exit_status(action: Callable[[], Any], run_path: Path | None = None) -> int:
+    """Runs a command and returns its exit status; what users can mend becomes one line on standard error.
+
+    ``run_path`` is the run directory that a training writes: after a failure the line says what is left of the run.
+    """
+    from colnorm.checkpoint import RunDirectory, is_run
+    from colnorm.training import NonFiniteLossError
+
+    try:
+        action()
+    except NonFiniteLossError as error:
+        epochs = RunDirectory.open(run_path).epochs() if run_path is not None else []
+        good = f"the last good checkpoint is {run_path}/checkpoints/{epochs[-1]}" if epochs else "no checkpoint was written yet"
+        print(f"error: {error}; {good}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        left = ""
+        if run_path is not None:
+            stored = is_run(run_path)
+            left = f"; go on with the same command and --resume --run {run_path}" if stored else "; nothing was stored yet"
+        print(f"\ninterrupted{left}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def peak_memory_mib() -> float:

@@ -1,5 +1,6 @@
 """What people see while and after something runs: progress, epoch lines, tables."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,12 +48,12 @@ class EpochProgress:
     def epoch(self, record: Mapping[str, Any]) -> None:
         """An epoch is done and stored."""
         self._progress.update(self._task, completed=record["epoch"] * self._steps)
-        self.note(
-            f"epoch {record['epoch']:3d}/{self._epochs}"
-            f"  train loss {record['train_loss']:.4f} acc {record['train_accuracy']:.2%}"
-            f"  validation loss {record['validation_loss']:.4f} acc {record['validation_accuracy']:.2%}"
-            f"  lr {record['learning_rate']:.4g}  {record['seconds']:.1f} s"
-        )
+        shown = {"loss": "loss {:.4f}", "accuracy": "acc {:.2%}", "micro_f1": "micro F1 {:.2%}", "macro_f1": "macro F1 {:.2%}"}
+        line = f"epoch {record['epoch']:3d}/{self._epochs}"
+        for split in ("train", "validation"):
+            parts = [text.format(record[f"{split}_{name}"]) for name, text in shown.items() if f"{split}_{name}" in record]
+            line += f"  {split} {' '.join(parts)}"
+        self.note(f"{line}  lr {record['learning_rate']:.4g}  {record['seconds']:.1f} s")
 
     def note(self, text: str) -> None:
         """A line that stays."""
@@ -77,6 +78,21 @@ def figures_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
+def entities_table(title: str, figures: Mapping[str, Any]) -> Table:
+    """Precision, recall, F1 and support of each entity type and of the averages, out of tagging figures."""
+    table = Table(title=title)
+    table.add_column("")
+    for column in ("precision", "recall", "F1", "support"):
+        table.add_column(column, justify="right")
+    rows = {**figures["types"], **{f"{name} average": figures[name] for name in ("micro", "macro", "weighted")}}
+    for number, (name, values) in enumerate(rows.items()):
+        if number == len(figures["types"]):
+            table.add_section()
+        ratios = (f"{values[key]:.2%}" for key in ("precision", "recall", "f1"))
+        table.add_row(name, *ratios, f"{values['support']:,}")
+    return table
+
+
 def plain_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table of text, the first column left, the others right."""
     table = Table(title=title)
@@ -85,3 +101,17 @@ def plain_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as Markdown."""
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in (header, ["---"] * len(header), *rows))
+
+
+def histories_json(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The records of several runs as JSON, a line an epoch, as in metrics.jsonl: readable, and small in a diff."""
+    runs = (
+        f"{json.dumps(name)}: [\n" + ",\n".join(json.dumps(record) for record in history) + "\n]"
+        for name, history in histories.items()
+    )
+    return "{\n" + ",\n".join(runs) + "\n}\n"

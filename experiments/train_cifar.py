@@ -144,24 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     preset = next(iter(arguments if arguments is not None else sys.argv[1:]))
     run_path = command.run or Path("runs") / f"{command.config.data}-{preset}"
-    from colnorm.checkpoint import RunDirectory, is_run
-    from colnorm.training import NonFiniteLossError
+    from experiments.process import exit_status
 
-    try:
-        train(command.config, run_path, resume=command.resume, overwrite=command.overwrite)
-    except NonFiniteLossError as error:
-        epochs = RunDirectory.open(run_path).epochs()
-        good = f"the last good checkpoint is {run_path}/checkpoints/{epochs[-1]}" if epochs else "no checkpoint was written yet"
-        print(f"error: {error}; {good}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        how = f"go on with the same command and --resume --run {run_path}" if is_run(run_path) else "nothing was stored yet"
-        print(f"\ninterrupted; {how}", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: train(command.config, run_path, resume=command.resume, overwrite=command.overwrite), run_path)
 
 
 if __name__ == "__main__":

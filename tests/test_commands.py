@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
-from tiny_training import SIZES, tiny
+from tiny_training import SIZES, interrupt, tiny
 
 from colnorm import ResNet
 from colnorm.checkpoint import RunDirectory
@@ -167,25 +167,7 @@ def train_tiny(run, *more, command=TINY):
 
 def interrupt_tiny(place, run, how, *more):
     """Trains in a process of its own and sends it the signal ``how`` at ``place``, EPOCH:STEP; returns status and stderr."""
-    command = [sys.executable, str(ROOT / "tests" / "tiny_training.py"), place, *TINY, "--run", str(run), *more]
-    # Paths and not an installation: these tests run in any checkout.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-    ) as process:
-        try:
-            seen = []
-            for line in process.stdout:
-                seen.append(line)
-                if line == "in the middle\n":
-                    break
-            else:
-                pytest.fail("".join(seen) + process.stderr.read())
-            process.send_signal(how)
-            _, errors = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    return process.returncode, errors
+    return interrupt(place, how, "cifar", *TINY, "--run", str(run), *more)
 
 
 @pytest.fixture(scope="module")

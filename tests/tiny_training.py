@@ -1,12 +1,15 @@
-"""train_cifar on a few small digits and a small network, in a process of its own where a test wants to kill it.
+"""Training commands in a process of their own that a test can kill; train_cifar on few small digits and a small network.
 
-python tests/tiny_training.py EPOCH:STEP PRESET ...   stops there (step from 0), says so, and waits for a signal
+python tests/tiny_training.py EPOCH:STEP cifar|ner PRESET ...   stops there (step from 0), says so, and waits for a signal
 """
 
 import contextlib
+import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,7 +17,9 @@ import flax.linen as nn
 
 from colnorm import resnet, training
 from colnorm.data import images
-from experiments import cifar, train_cifar
+from experiments import cifar, train_cifar, train_ner
+
+ROOT = Path(__file__).parents[1]
 
 SIZES = {"train": 70, "validation": 37, "test": 29}
 """Examples in each split; no batch of the tests divides them."""
@@ -72,9 +77,34 @@ def pause_at(epoch, step):
     training.check_finite = check_and_pause
 
 
+def interrupt(place, how, *arguments):
+    """Runs this file, sends it the signal ``how`` at ``place``, EPOCH:STEP; returns exit status and standard error."""
+    command = [sys.executable, str(ROOT / "tests" / "tiny_training.py"), place, *arguments]
+    # Paths and not an installation: these tests run in any checkout.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        try:
+            seen = []
+            for line in process.stdout:
+                seen.append(line)
+                if line == "in the middle\n":
+                    break
+            else:
+                raise AssertionError("".join(seen) + process.stderr.read())
+            process.send_signal(how)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    return process.returncode, errors
+
+
 if __name__ == "__main__":
     # What is started in the background of a shell script ignores Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     pause_at(*map(int, sys.argv[1].split(":")))
+    if sys.argv[2] == "ner":
+        sys.exit(train_ner.main(sys.argv[3:]))
     with tiny():
-        sys.exit(train_cifar.main(sys.argv[2:]))
+        sys.exit(train_cifar.main(sys.argv[3:]))

@@ -1,0 +1,45 @@
+r"""Linear-chain conditional random fields (Lafferty, McCallum and Pereira, 2001): pure functions on a chain.
+
+A path of tags :math:`y_1 \ldots y_n` has the score
+
+.. math::  s(y) = start_{y_1} + \sum_{t=1}^{n} emissions_{t, y_t} + \sum_{t=1}^{n-1} transitions_{y_t, y_{t+1}} + end_{y_n}
+
+and the probability :math:`\exp(s(y)) / Z`, where :math:`Z` sums :math:`\exp(s)` over all paths. Scores are log-potentials.
+
+Conventions, the same for every function:
+
+- Emissions are ``(B, T, K)``: sequences, positions, tags. Sequences are right-padded; ``lengths (B,)`` are integers, all T
+  by default. What lies past a length, NaN included, changes neither a result nor a gradient.
+- ``transitions[i, j]`` is the score of going from tag i to tag j.
+- -inf forbids: any part of the chain and any emission may be -inf, and nothing becomes NaN, gradients included. What is
+  forbidden has no gradient, unless a path that was given goes there. +inf, and NaN inside a length, are not allowed, and
+  not looked for.
+- Everything is computed in float64 where any argument is float64, and otherwise in float32, which is also the dtype of the
+  result for bfloat16 and float16. Large scores cancel before small numbers are added to them.
+- Every function jits and vmaps, and every real result differentiates in reverse mode, at least twice. Calls of equal shapes
+  compile once.
+- Shapes, kinds of dtype and static arguments are checked when a function is traced (``ValueError``). Values are only known
+  later and are not checked: a length beyond T counts as T, one below 0 as 0, and a tag outside [0, K) as the nearest.
+"""
+
+from colnorm.crf.chain import Chain, score
+from colnorm.crf.constraints import constrain
+from colnorm.crf.decode import k_best, viterbi
+from colnorm.crf.forward import log_likelihood, log_partition
+from colnorm.crf.module import LinearChainCRF
+from colnorm.crf.posterior import entropy, marginals, pairwise_marginals, sample
+
+__all__ = [
+    "Chain",
+    "LinearChainCRF",
+    "constrain",
+    "entropy",
+    "k_best",
+    "log_likelihood",
+    "log_partition",
+    "marginals",
+    "pairwise_marginals",
+    "sample",
+    "score",
+    "viterbi",
+]

@@ -1,0 +1,108 @@
+"""The chain's parameters, the checks of every function's arguments, and the score of a given path."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from colnorm.crf.reductions import Array, tree_sum
+
+
+class Chain(NamedTuple):
+    """Log-potentials of a linear chain over K tags; a pytree.
+
+    Attributes:
+      transitions: ``(K, K)``; ``transitions[i, j]`` is added for going from tag i to tag j.
+      start: ``(K,)``; added for the first tag.
+      end: ``(K,)``; added for the last tag.
+    """
+
+    transitions: Array
+    start: Array
+    end: Array
+
+    @classmethod
+    def zeros(cls, num_tags: int) -> "Chain":
+        """The float32 chain that prefers nothing."""
+        if not isinstance(num_tags, int) or num_tags < 1:
+            raise ValueError(f"Chain.zeros: expected an integer num_tags of at least 1, got {num_tags!r}")
+        return cls(*(jnp.zeros(shape, jnp.float32) for shape in ((num_tags, num_tags), (num_tags,), (num_tags,))))
+
+
+class Problem(NamedTuple):
+    """Checked arguments in one dtype; time-major, the batch last."""
+
+    chain: Chain
+    emissions: Array  # (T, K, B), 0 past the length
+    mask: Array  # (T, B), True inside the length
+
+
+def prepare(name: str, chain: Chain, emissions: Array, lengths: Array | None) -> Problem:
+    """Checks the arguments of the function ``name``; computes in float64 where any of them is, else in float32."""
+    if not isinstance(chain, Chain):
+        raise ValueError(f"{name}: expected a Chain, got {type(chain).__name__}")
+    arrays = {"emissions": jnp.asarray(emissions)} | {f"chain.{part}": jnp.asarray(x) for part, x in chain._asdict().items()}
+    for part, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name}: expected floating-point {part}, got {array.dtype}")
+    emissions = arrays["emissions"]
+    if emissions.ndim != 3 or 0 in emissions.shape[1:]:
+        raise ValueError(f"{name}: expected emissions of shape (B, T, K), T and K at least 1, got {emissions.shape}")
+    B, T, K = emissions.shape
+    for part, shape in (("chain.transitions", (K, K)), ("chain.start", (K,)), ("chain.end", (K,))):
+        if arrays[part].shape != shape:
+            raise ValueError(
+                f"{name}: expected {part} of shape {shape} for emissions of shape {emissions.shape}, got {arrays[part].shape}"
+            )
+    lengths = jnp.full((B,), T, jnp.int32) if lengths is None else _integers(name, "lengths", lengths, (B,))
+    mask = jnp.arange(T, dtype=jnp.int32)[:, None] < lengths[None, :]
+    dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in arrays.values()) else jnp.float32
+    emissions = jnp.where(mask[:, None], jnp.transpose(emissions, (1, 2, 0)).astype(dtype), 0)
+    return Problem(Chain(*(arrays[f"chain.{part}"].astype(dtype) for part in chain._fields)), emissions, mask)
+
+
+def check_tags(name: str, tags: Array, emissions: Array) -> Array:
+    """Time-major int32 tags ``(T, B)``."""
+    return _integers(name, "tags", tags, jnp.shape(emissions)[:2]).T
+
+
+def _integers(name: str, what: str, values: Any, shape: tuple[int, ...]) -> Array:
+    values = jnp.asarray(values)
+    if values.shape != shape:
+        raise ValueError(f"{name}: expected {what} of shape {shape}, got {values.shape}")
+    if not jnp.issubdtype(values.dtype, jnp.integer):
+        raise ValueError(f"{name}: expected integer {what}, got {values.dtype}")
+    return values.astype(jnp.int32)
+
+
+@jax.jit
+def score(chain: Chain, emissions: Array, tags: Array, lengths: Array | None = None) -> Array:
+    """Score of given paths: ``start + emissions + transitions + end`` along each.
+
+    Args:
+      chain: log-potentials; -inf forbids a move.
+      emissions: ``(B, T, K)``; -inf forbids a tag.
+      tags: ``(B, T)`` integers in [0, K); never read past the length.
+      lengths: ``(B,)`` integers, all T by default.
+
+    Returns:
+      ``(B,)`` log-potentials: 0 for length 0, -inf for an illegal path.
+    """
+    return path_score(prepare("score", chain, emissions, lengths), check_tags("score", tags, emissions))
+
+
+def path_score(problem: Problem, tags: Array) -> Array:
+    """Scores ``(B,)`` of time-major ``tags (T, B)``."""
+    moves, chosen, end = path_terms(problem, tags)
+    return tree_sum(moves + chosen) + end
+
+
+def path_terms(problem: Problem, tags: Array) -> tuple[Array, Array, Array]:
+    """Of each position the score of coming to it and its emission ``(T, B)``, and of the end ``(B,)``; 0 past the length."""
+    chain, emissions, mask = problem
+    tags = jnp.where(mask, jnp.clip(tags, 0, chain.start.shape[0] - 1), 0)
+    moves = jnp.concatenate([chain.start[tags[:1]], chain.transitions[tags[:-1], tags[1:]]])
+    chosen = jnp.take_along_axis(emissions, tags[:, None], axis=1)[:, 0]
+    final = jnp.maximum(jnp.sum(mask, 0, dtype=jnp.int32) - 1, 0)
+    last = jnp.take_along_axis(tags, final[None], axis=0)[0]
+    return jnp.where(mask, moves, 0), chosen, jnp.where(mask[0], chain.end[last], 0)

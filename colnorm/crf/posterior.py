@@ -1,0 +1,103 @@
+"""The distribution over paths: marginals of tags and of pairs of tags, entropy, and exact samples."""
+
+import jax
+import jax.numpy as jnp
+
+from colnorm.crf.chain import Chain, prepare
+from colnorm.crf.reductions import NEG_INF, Array, finite_max, log_softmax, tree_sum
+from colnorm.crf.scan import forward_filter, last_marginal, walk_back
+
+
+@jax.jit
+def marginals(chain: Chain, emissions: Array, lengths: Array | None = None) -> Array:
+    """Posterior probability of each tag at each position, ``p(y_t = j)``: the gradient of :func:`log_partition`.
+
+    Args:
+      chain: log-potentials; -inf forbids a move.
+      emissions: ``(B, T, K)``; -inf forbids a tag.
+      lengths: ``(B,)`` integers, all T by default.
+
+    Returns:
+      ``(B, T, K)``, each position's sum 1; 0 past the length and where no path is legal.
+    """
+    problem = prepare("marginals", chain, emissions, lengths)
+    tags, _ = walk_back(problem, forward_filter(problem), lambda pairs, log_conditional: None)
+    return jnp.transpose(tags, (2, 0, 1))
+
+
+@jax.jit
+def pairwise_marginals(chain: Chain, emissions: Array, lengths: Array | None = None) -> Array:
+    """Posterior probability of each move, ``p(y_t = i, y_{t+1} = j)``.
+
+    Args:
+      chain: log-potentials; -inf forbids a move.
+      emissions: ``(B, T, K)``; -inf forbids a tag.
+      lengths: ``(B,)`` integers, all T by default.
+
+    Returns:
+      ``(B, T - 1, K, K)``, from i to j, each sum 1; 0 where t + 1 is past the length and where no path is legal.
+    """
+    problem = prepare("pairwise_marginals", chain, emissions, lengths)
+    _, moves = walk_back(problem, forward_filter(problem), lambda pairs, log_conditional: pairs)
+    return jnp.transpose(moves, (3, 0, 1, 2))
+
+
+@jax.jit
+def entropy(chain: Chain, emissions: Array, lengths: Array | None = None) -> Array:
+    """Entropy of the distribution over paths, ``-sum_y p(y) log p(y)``, as the sum of the conditional entropies.
+
+    No term is negative, so that nothing cancels, as it would in ``log Z - E[score]``.
+
+    Args:
+      chain: log-potentials; -inf forbids a move.
+      emissions: ``(B, T, K)``; -inf forbids a tag.
+      lengths: ``(B,)`` integers, all T by default.
+
+    Returns:
+      ``(B,)`` in nats; 0 for length 0 and where no path is legal.
+    """
+    problem = prepare("entropy", chain, emissions, lengths)
+    filtered = forward_filter(problem)
+    final = log_softmax(filtered.alphas[-1] + problem.chain.end[:, None], 0)
+    last = jnp.sum(_surprise(last_marginal(problem, filtered.alphas), final), 0)
+    _, steps = walk_back(problem, filtered, lambda pairs, log_conditional: jnp.sum(_surprise(pairs, log_conditional), (0, 1)))
+    return tree_sum(jnp.concatenate([steps, last[None]]))
+
+
+def _surprise(probability: Array, log_conditional: Array) -> Array:
+    """``-p log q``, 0 where q is 0."""
+    return probability * jnp.where(log_conditional == NEG_INF, 0, -log_conditional)
+
+
+@jax.jit
+def sample(key: Array, chain: Chain, emissions: Array, lengths: Array | None = None) -> Array:
+    """A path for each sequence, drawn exactly from the distribution: the last tag first, each other given the one after it.
+
+    Args:
+      key: a ``jax.random.key``.
+      chain: log-potentials; -inf forbids a move.
+      emissions: ``(B, T, K)``; -inf forbids a tag.
+      lengths: ``(B,)`` integers, all T by default.
+
+    Returns:
+      ``(B, T)`` int32 tags; 0 past the length and where no path is legal. To draw n paths of each sequence, ``jax.vmap``
+      over ``jax.random.split(key, n)``.
+    """
+    chain, emissions, mask = problem = prepare("sample", chain, emissions, lengths)
+    alphas = forward_filter(problem).alphas
+    noise = jax.random.gumbel(key, emissions.shape, emissions.dtype)  # the argmax of scores + noise is a draw
+    final = alphas[-1] + chain.end[:, None]
+
+    def draw(scores: Array, noise: Array) -> Array:
+        # The shift keeps the noise's digits at large scores.
+        return jnp.argmax(scores - finite_max(scores, 0) + noise, 0).astype(jnp.int32)
+
+    def step(after: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        alpha, noise, inside = inputs
+        tag = jnp.where(inside, draw(alpha + chain.transitions[:, after], noise), after)
+        return tag, tag
+
+    last = draw(final, noise[-1])
+    _, rest = jax.lax.scan(step, last, (alphas[:-1], noise[:-1], mask[1:]), reverse=True)
+    drawn = mask & (jnp.max(final, 0) > NEG_INF)[None]
+    return jnp.where(drawn, jnp.concatenate([rest, last[None]]), 0).T

@@ -1,0 +1,83 @@
+"""Maxima, sums and log-sums that hold where everything is -inf, and over thousands of terms.
+
+Shifts by a maximum cancel in what is computed from them, so no gradient flows through a maximum here.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+NEG_INF = -jnp.inf
+
+
+def zero_where_dead(highest: Array) -> Array:
+    """A maximum as a shift that can be subtracted: 0 where it is -inf."""
+    return jnp.where(highest == NEG_INF, 0, highest)
+
+
+def finite_max(x: Array, axis: int | tuple[int, ...]) -> Array:
+    """The maximum over axes (kept as size 1), and 0 where all are -inf."""
+    return zero_where_dead(jnp.max(jax.lax.stop_gradient(x), axis, keepdims=True))
+
+
+def best_move(alpha: Array, transitions: Array) -> Array:
+    """``max_i alpha[i, b] + transitions[i, j]`` as ``(K, B)``, unrolled over i.
+
+    XLA's CPU backend turns the unrolled form into one vectorized loop, about twice as fast as its reduction over an axis.
+    """
+    alpha, transitions = jax.lax.stop_gradient((alpha, transitions))
+    best = alpha[0][None, :] + transitions[0][:, None]
+    for i in range(1, alpha.shape[0]):
+        best = jnp.maximum(best, alpha[i][None, :] + transitions[i][:, None])
+    return best
+
+
+def sum_less_shift(a: Array, b: Array, shift: Array) -> Array:
+    """``a + b - shift``, for a shift near a + b: it is taken from the larger one first.
+
+    The difference is then as small as the smaller one, and so is its rounding error, however large both others are.
+    """
+    first = jnp.abs(a) > jnp.abs(b)
+    return jnp.where(first, a, b) - shift + jnp.where(first, b, a)
+
+
+def safe_log(x: Array) -> Array:
+    """Log, and -inf without a gradient at 0."""
+    return jnp.where(x > 0, jnp.log(one_where_zero(x)), NEG_INF)
+
+
+def one_where_zero(x: Array) -> Array:
+    """x, and 1 where it is 0: a denominator."""
+    return jnp.where(x > 0, x, 1)
+
+
+def log_sum_exp(x: Array, axis: int) -> Array:
+    """``log(sum(exp(x)))`` over an axis, and -inf without a gradient where all are -inf."""
+    shift = finite_max(x, axis)
+    return safe_log(jnp.sum(jnp.exp(x - shift), axis)) + jnp.squeeze(shift, axis)
+
+
+def softmax(x: Array, axis: int) -> Array:
+    """``exp(x) / sum(exp(x))`` over an axis, and 0 without a gradient where all are -inf."""
+    weights = jnp.exp(x - finite_max(x, axis))
+    return weights / one_where_zero(jnp.sum(weights, axis, keepdims=True))
+
+
+def log_softmax(x: Array, axis: int) -> Array:
+    """``x - log_sum_exp(x)`` over an axis, and -inf where all are -inf."""
+    x = x - finite_max(x, axis)
+    return x - jnp.log(one_where_zero(jnp.sum(jnp.exp(x), axis, keepdims=True)))
+
+
+def tree_sum(values: Array) -> Array:
+    """Sum over the first axis by halves: the rounding error grows with the logarithm of the number of terms.
+
+    Term after term, 10,000 equal float32 numbers miss their sum by up to 3e-4 of it. No terms sum to 0.
+    """
+    if not values.shape[0]:
+        return jnp.zeros(values.shape[1:], values.dtype)
+    while (count := values.shape[0]) > 1:
+        half = count // 2
+        paired = values[:half] + values[half : 2 * half]
+        values = jnp.concatenate([paired, values[2 * half :]]) if count % 2 else paired
+    return values[0]

@@ -1,0 +1,227 @@
+"""A sequence tagger: words (+ characters, + shapes) -> bidirectional LSTM -> emissions (-> CRF), its loss and its decoding.
+
+The model of Lample et al. (2016, https://arxiv.org/abs/1603.01360), each part of which can be left out.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colnorm import crf
+from colnorm.data.vocabulary import NUM_SHAPES, UNKNOWN
+from colnorm.recurrent import LSTM, Bidirectional, LayerNormLSTM
+
+Array = jax.Array
+
+INPUTS = ("words", "lengths", "characters", "character_lengths", "shapes")
+"""What a tagger may read of a batch."""
+
+
+class Tagger(nn.Module):
+    """Emissions for every token of a sentence, and the chain over its tags.
+
+    ``x_t = dropout([word embedding, character BiLSTM's two last states, shape embedding])``,
+    ``emissions_t = W dropout(BiLSTM(x)_t) + b``.
+
+    Attributes:
+      tag_names: the tags in BIO, their order the order of the emissions.
+      num_words: size of the word vocabulary.
+      word_features: size of a word's embedding.
+      hidden: features of the LSTM in each direction.
+      num_characters: size of the character vocabulary; 0 leaves the character BiLSTM out.
+      character_features, character_hidden: size of a character's embedding, and of their LSTM in each direction.
+      shape_features: size of the embedding of a word's shape (capitalisation); 0 leaves it out.
+      layer_norm: None for plain LSTMs, else where the cells normalize (:class:`~colnorm.LayerNormLSTM`); it concerns the
+        LSTM over words, the one over characters stays plain.
+      head: ``softmax``, each tag for itself, or ``crf``.
+      constrained: the CRF forbids moves that BIO doesn't allow, in training and in decoding.
+      dropout: rate at the input and the output of the LSTM; one mask for all steps of a sentence (Gal and Ghahramani, 2016,
+        https://arxiv.org/abs/1512.05287).
+      word_dropout: rate at which training replaces a word's embedding by that of the unknown word.
+      dtype: of embeddings and LSTM, None for float32; emissions, chain and parameters are float32.
+
+    Collections: ``params`` word_embedding, character_embedding, character_lstm, shape_embedding, lstm, emission, crf.
+    """
+
+    tag_names: tuple[str, ...]
+    num_words: int
+    _: dataclasses.KW_ONLY
+    word_features: int = 100
+    hidden: int = 100
+    num_characters: int = 0
+    character_features: int = 25
+    character_hidden: int = 25
+    shape_features: int = 0
+    layer_norm: Literal["gates", "output"] | None = None
+    head: Literal["softmax", "crf"] = "crf"
+    constrained: bool = True
+    dropout: float = 0.0
+    word_dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self,
+        words: Array,
+        lengths: Array,
+        characters: Array | None = None,
+        character_lengths: Array | None = None,
+        train: bool = False,
+        *,
+        shapes: Array | None = None,
+        positions: Array | None = None,
+    ) -> tuple[Array, crf.Chain | None]:
+        """Tags a padded batch; ids as :class:`~colnorm.data.encoding.Encoder` makes them.
+
+        Args:
+          words: ids ``(B, T)``.
+          lengths: ``(B,)``.
+          characters: ids ``(B, T, L)``, where the tagger reads characters.
+          character_lengths: ``(B, T)``.
+          train: whether to drop out, with the random numbers ``dropout``.
+          shapes: ids ``(B, T)``, where the tagger reads shapes.
+          positions: ``(B,)`` places of the sentences in the whole batch, so that dropout is the same on any number of devices.
+
+        Returns:
+          emissions ``(B, T, K)``, and the chain, None with a softmax head.
+
+        Raises:
+          ValueError: characters or shapes are missing, or given to a tagger that doesn't read them.
+        """
+        if self.head not in ("softmax", "crf"):
+            raise ValueError(f"head must be softmax or crf, got {self.head!r}")
+        _check_given("characters", characters is not None and character_lengths is not None, self.num_characters > 0)
+        _check_given("shapes", shapes is not None, self.shape_features > 0)
+        positions = jnp.arange(words.shape[0]) if positions is None else positions
+        if train and self.word_dropout:
+            words = jnp.where(self._draw(positions, self.word_dropout, words.shape[1:]), UNKNOWN, words)
+        inputs = [nn.Embed(self.num_words, self.word_features, dtype=self.dtype, name="word_embedding")(words)]
+        if self.num_characters:
+            inputs.append(self._spell(characters, character_lengths))
+        if self.shape_features:
+            inputs.append(nn.Embed(NUM_SHAPES, self.shape_features, dtype=self.dtype, name="shape_embedding")(shapes))
+        x = self._drop(jnp.concatenate(inputs, -1), positions, train)  # (B, T, D)
+
+        cell: Any = partial(LSTM, self.hidden, dtype=self.dtype)
+        if self.layer_norm is not None:
+            cell = partial(LayerNormLSTM, self.hidden, normalize=self.layer_norm, dtype=self.dtype)
+        states: Any = Bidirectional(cell, name="lstm")(x, lengths)
+        x = self._drop(states, positions, train)  # (B, T, 2 hidden)
+        emissions = nn.Dense(len(self.tag_names), dtype=jnp.float32, name="emission")(x)  # (B, T, K)
+        if self.head == "softmax":
+            return emissions, None
+        chain = crf.LinearChainCRF(len(self.tag_names), name="crf")()
+        return emissions, crf.constrain(chain, self.tag_names) if self.constrained else chain
+
+    def _spell(self, characters: Any, lengths: Any) -> Array:
+        """The last states of the character BiLSTM, ``(B, T, 2 character_hidden)``; zeros for a word of no characters."""
+        embedding = nn.Embed(self.num_characters, self.character_features, dtype=self.dtype, name="character_embedding")
+        layer = Bidirectional(partial(LSTM, self.character_hidden, dtype=self.dtype), name="character_lstm")
+
+        def read(characters: Array, lengths: Array) -> Array:
+            _, ((forward, _), (backward, _)) = layer(embedding(characters), lengths, return_carry=True)
+            return jnp.concatenate([forward, backward], -1)
+
+        batch, time, size = characters.shape
+        characters, lengths = characters.astype(jnp.int32).reshape(-1, size), lengths.reshape(-1)
+        # Words repeat: in a batch of sentences two in five are distinct, and the characters cost more than the words.
+        capacity = -(-batch * time // 2)
+        first, group, distinct = distinct_rows(jnp.concatenate([characters, lengths[:, None]], 1), capacity)
+        if self.is_initializing():
+            states = read(characters, lengths)
+        else:
+            states = nn.cond(
+                distinct <= capacity,
+                lambda _: read(characters[first], lengths[first])[group],
+                lambda _: read(characters, lengths),
+                self,
+            )
+        return states.reshape(batch, time, -1)
+
+    def _draw(self, positions: Array, rate: float, shape: tuple[int, ...]) -> Array:
+        """True with probability ``rate``, ``(B, *shape)``; each sentence's draw depends on its position alone."""
+        key = self.make_rng("dropout")
+        return jax.vmap(lambda place: jax.random.bernoulli(jax.random.fold_in(key, place), rate, shape))(positions)
+
+    def _drop(self, x: Array, positions: Array, train: bool) -> Array:
+        if not (train and self.dropout):
+            return x
+        dropped = self._draw(positions, self.dropout, (1, x.shape[-1]))
+        return jnp.where(dropped, 0, x / (1 - self.dropout)).astype(x.dtype)
+
+
+def build(fields: Mapping[str, Any]) -> Tagger:
+    """A :class:`Tagger` from its arguments as JSON holds them: names of dtypes for dtypes, lists for tuples."""
+    dtype = None if fields["dtype"] == "float32" else jnp.dtype(fields["dtype"])
+    return Tagger(**{**fields, "tag_names": tuple(fields["tag_names"]), "dtype": dtype})
+
+
+def apply(model: Tagger, params: Any, batch: Mapping[str, Array], **options: Any) -> tuple[Array, crf.Chain | None]:
+    """``model`` on those arrays of a batch that it reads, by their names; ``options`` are ``train`` and so on."""
+    inputs: dict[str, Any] = {name: batch[name] for name in INPUTS if name in batch}
+    result: Any = model.apply({"params": params}, **inputs, **options)
+    return result
+
+
+def sentence_losses(emissions: Array, chain: crf.Chain | None, tags: Array, lengths: Array) -> Array:
+    """``-log p(tags | words)`` of each sentence, ``(B,)``: under the CRF, or summed over tokens without one."""
+    if chain is not None:
+        return -crf.log_likelihood(chain, emissions, tags, lengths)
+    picked = jnp.take_along_axis(jax.nn.log_softmax(emissions), tags[..., None], -1)[..., 0]  # (B, T)
+    return -jnp.sum(jnp.where(jnp.arange(tags.shape[1])[None] < lengths[:, None], picked, 0), -1)
+
+
+def decode(emissions: Array, chain: crf.Chain | None, lengths: Array) -> Array:
+    """The most probable tags ``(B, T)`` int32: of the sequence under the CRF, of each token without. 0 past the length."""
+    if chain is not None:
+        return crf.viterbi(chain, emissions, lengths)[0]
+    inside = jnp.arange(emissions.shape[1])[None] < lengths[:, None]
+    return jnp.where(inside, jnp.argmax(emissions, -1), 0).astype(jnp.int32)
+
+
+def with_word_vectors(params: Any, matrix: np.ndarray) -> Any:
+    """``params`` of a :class:`Tagger` with its word embeddings replaced by pretrained ones.
+
+    Raises:
+      ValueError: ``matrix`` is not (num_words, word_features).
+    """
+    old = params["word_embedding"]["embedding"]
+    if matrix.shape != old.shape:
+        raise ValueError(f"expected word vectors of shape {old.shape}, got {matrix.shape}")
+    return {**params, "word_embedding": {"embedding": jnp.asarray(matrix, old.dtype)}}
+
+
+def distinct_rows(rows: Array, capacity: int) -> tuple[Array, Array, Array]:
+    """Finds equal rows of integers.
+
+    Args:
+      rows: ``(N, L)``.
+      capacity: how many distinct rows there is room for.
+
+    Returns:
+      ``first (capacity,)``, the place of a row of each group of equal ones, 0 where there are fewer groups; ``group (N,)``, so
+      that ``rows[first][group]`` is ``rows``; and their number, of use only where it is not above ``capacity``. Equal rows may
+      fall into several groups where hashes collide; different ones never into the same.
+    """
+    factors = np.random.default_rng(0).integers(1, 2**32, (2, rows.shape[1]), np.uint32) | 1
+    hashes = jnp.sum(rows.astype(jnp.uint32)[None] * jnp.asarray(factors)[:, None], -1, dtype=jnp.uint32)  # (2, N), modulo 2^32
+    order = jnp.lexsort((hashes[0], hashes[1]))
+    ordered = rows[order]
+    new = jnp.concatenate([jnp.ones(1, bool), jnp.any(ordered[1:] != ordered[:-1], -1)])
+    number = jnp.cumsum(new.astype(jnp.int32)) - 1
+    group = jnp.zeros_like(number).at[order].set(number)
+    first = jnp.zeros(capacity, order.dtype).at[number].set(order, mode="drop")
+    return first, group, number[-1] + 1
+
+
+def _check_given(name: str, given: bool, read: bool) -> None:
+    if given != read:
+        raise ValueError(
+            f"this tagger {'reads' if read else 'does not read'} {name}, but they were {'' if given else 'not '}given"
+        )

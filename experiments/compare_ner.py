@@ -1,0 +1,95 @@
+"""Puts taggers side by side: a table with the report's figures beside ours, and the curves of all together.
+
+python -m experiments.compare_ner runs/ner_dataset-* --output results/gmb
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Which runs, and where to put table and picture."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Evaluated run directories; those named like a preset, or ending in -PRESET, have the report's figures beside them."""
+    output: Path = Path("runs") / "comparison"
+    """Directory for curves.png, table.md, runs.json and evaluations.json."""
+    title: str = "Taggers"
+    """Heading of table and curves."""
+
+
+HEADER = (
+    "run",
+    "best epoch",
+    "train micro / macro F1",
+    "validation micro / macro F1",
+    "test micro / macro F1",
+    "test accuracy",
+    "report's test micro / macro F1",
+    "median epoch",
+    "tokens / s",
+    "peak MiB",
+)
+
+
+def compare(command: Command) -> list[Path]:
+    """Writes the picture, the table as Markdown and all records as JSON; prints the table. Returns what it wrote."""
+    import numpy as np
+
+    from colnorm.checkpoint import RunDirectory, write_json, write_text
+    from experiments import plotting, report
+    from experiments.published import REPORT_NER
+
+    histories: dict[str, Any] = {}
+    evaluations: dict[str, Any] = {}
+    rows = []
+    for path in command.runs:
+        history = RunDirectory.open(path).history()
+        file = path / "evaluation.json"
+        if not history or not file.exists():
+            raise ValueError(f"{path} is not evaluated yet: python -m experiments.evaluate_ner {path}")
+        histories[path.name] = history
+        evaluations[path.name] = evaluated = json.loads(file.read_text(encoding="utf-8"))
+        published = REPORT_NER.get(path.name.rsplit("-", 1)[-1], (None, None))
+        f1 = {name: f"{split['micro']['f1']:.2%} / {split['macro']['f1']:.2%}" for name, split in evaluated["splits"].items()}
+        rows.append(
+            (
+                path.name,
+                f"{evaluated['epoch']} of {len(history)}",
+                *f1.values(),
+                f"{evaluated['splits']['test']['accuracy']:.2%}",
+                " / ".join("-" if figure is None else f"{figure:.0%}" for figure in published),
+                f"{np.median([r['seconds'] for r in history]):.0f} s",
+                f"{np.median([r['train_tokens_per_second'] for r in history]):,.0f}",
+                f"{max(r['peak_memory_mib'] for r in history):,.0f}",
+            )
+        )
+    command.output.mkdir(parents=True, exist_ok=True)
+    console = report.make_console()
+    console.print(report.plain_table(command.title, HEADER, rows))
+    write_text(command.output / "table.md", report.markdown_table(HEADER, rows))
+    write_text(command.output / "runs.json", report.histories_json(histories))
+    write_json(command.output / "evaluations.json", evaluations)
+    picture = plotting.draw_tagging_comparison(histories, command.output / "curves.png", command.title)
+    written = [picture, *(command.output / name for name in ("table.md", "runs.json", "evaluations.json"))]
+    console.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    return written
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    command = tyro.cli(Command, prog="python -m experiments.compare_ner", args=arguments, description=__doc__)
+    from experiments.process import exit_status
+
+    return exit_status(lambda: compare(command))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Evaluates a trained tagger on its training, validation and test sentences: seqeval's figures as tables, JSON and pictures.
+
+python -m experiments.evaluate_ner runs/ner_dataset-crf
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.configs import NerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What to evaluate."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory; its config, vocabularies and checkpoint say everything else."""
+    checkpoint: str = "best"
+    """best (by validation micro F1), latest, or the number of an epoch that is still stored."""
+    data: str | None = None
+    """Where the data is now, if it has moved since training."""
+
+
+def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
+    """Restores, evaluates, writes ``evaluation.json`` and pictures into the run; returns the former.
+
+    Prints the tables as well, unless ``quiet``.
+    """
+    from experiments import process
+
+    process.prepare(None)
+
+    from colnorm import crf, tagger
+    from colnorm.checkpoint import RunDirectory, write_json
+    from colnorm.data import conll
+    from colnorm.metrics import tagging_figures
+    from colnorm.predict import METRIC, read_tagger
+    from colnorm.training import Monitor
+    from experiments import ner, plotting, report
+
+    run = RunDirectory.open(command.run)
+    if run.config.get("task") != "ner":
+        raise ValueError(f"{command.run} holds a run of task {run.config.get('task')!r}, not of a tagger")
+    names = {field.name for field in dataclasses.fields(NerConfig)}
+    config = NerConfig(**{name: value for name, value in run.config.items() if name in names})
+    fields, encoder = read_tagger(run.path)
+    model = tagger.build(fields)
+    epoch = run.choose(command.checkpoint, Monitor(METRIC))
+    params = run.restore_variables(epoch)["params"]
+    data = conll.load(command.data or config.data, config.seed, config.word_column, config.tag_column)
+    predict = ner.make_predictor(config, model)
+
+    results: dict[str, Any] = {}
+    for name, sentences in data.splits.items():
+        predicted = predict(params, ner.Split.make(sentences, encoder, config.buckets))
+        figures = tagging_figures([sentence.tags for sentence in sentences], predicted["tags"])
+        results[name] = {"sentences": len(sentences), "loss": predicted["loss"], **figures}
+    written = {
+        "epoch": epoch,
+        "mode": "seqeval's default: entities as conlleval reads them, exact span and type",
+        "splits": results,
+        "machine": process.describe(),
+    }
+    write_json(run.path / "evaluation.json", written)
+    title = f"{run.path.name}, epoch {epoch}"
+    pictures = [plotting.draw_entity_types(results, run.path / "entity_types.png", title)]
+    if "crf" in params:
+        chain = crf.Chain(**params["crf"])
+        chain = crf.constrain(chain, encoder.tags.names) if config.constrained else chain
+        pictures.append(plotting.draw_transitions(chain, encoder.tags.names, run.path / "transitions.png", title))
+    run.close()
+    if quiet:
+        return written
+
+    console = report.make_console()
+    for name, result in results.items():
+        console.print(
+            report.entities_table(
+                f"{title}, {name}: {result['sentences']:,} sentences, token accuracy {result['accuracy']:.2%}", result
+            )
+        )
+    console.print(f"entities by {written['mode']}", highlight=False)
+    console.print(f"written: {', '.join(map(str, [run.path / 'evaluation.json', *pictures]))}", highlight=False, soft_wrap=True)
+    return written
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    command = tyro.cli(Command, prog="python -m experiments.evaluate_ner", args=arguments, description=__doc__)
+    from experiments.process import exit_status
+
+    return exit_status(lambda: evaluate(command))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

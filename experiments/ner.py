@@ -1,0 +1,155 @@
+"""The tagging task: what a config means in terms of vocabularies, model, loss, optimizer and arrays on the device."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from colnorm import Tagger, optimizers
+from colnorm.data.batching import Bucket, evaluation_plan, make_buckets
+from colnorm.data.conll import Sentence, TaggingData
+from colnorm.data.encoding import Encoder
+from colnorm.tagger import apply, decode, sentence_losses, with_word_vectors
+from colnorm.training import Data, LossFn, Sums, TrainState, create_state, take_batch
+from experiments.configs import NerConfig
+
+
+def make_encoder(config: NerConfig, data: TaggingData) -> Encoder:
+    """The vocabularies of the training sentences."""
+    return Encoder.build(
+        (sentence.words for sentence in data.train),
+        data.tag_names,
+        min_count=config.min_count,
+        lowercase=config.lowercase,
+        fold_digits=config.fold_digits,
+        characters=config.characters,
+        word_length=config.word_length,
+        shapes=config.shape_features > 0,
+    )
+
+
+def tagger_fields(config: NerConfig, encoder: Encoder, word_features: int) -> dict[str, Any]:
+    """The arguments of :class:`~colnorm.Tagger`, as a run directory stores them."""
+    return {
+        "tag_names": list(encoder.tags.names),
+        "num_words": len(encoder.words),
+        "word_features": word_features,
+        "num_characters": 0 if encoder.characters is None else len(encoder.characters),
+        **{
+            name: getattr(config, name)
+            for name in (
+                "hidden",
+                "character_features",
+                "character_hidden",
+                "shape_features",
+                "layer_norm",
+                "head",
+                "constrained",
+                "dropout",
+                "word_dropout",
+                "dtype",
+            )
+        },
+    }
+
+
+def make_optimizer(config: NerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """SGD or Adam with the config's numbers."""
+    if config.optimizer == "adam":
+        return optimizers.adam(
+            schedule, b1=config.momentum, weight_decay=config.weight_decay, clip_global_norm=config.clip_global_norm
+        )
+    return optimizers.sgd(
+        schedule, momentum=config.momentum, weight_decay=config.weight_decay, clip_global_norm=config.clip_global_norm
+    )
+
+
+def make_schedule(config: NerConfig, steps_per_epoch: int) -> optax.Schedule:
+    """Step -> learning rate."""
+    if config.schedule == "cosine":
+        return optimizers.warmup_cosine(config.learning_rate, config.warmup_epochs, config.epochs, steps_per_epoch)
+    return optimizers.constant(config.learning_rate)
+
+
+def make_state(
+    config: NerConfig, model: Tagger, encoder: Encoder, schedule: optax.Schedule, word_vectors: np.ndarray | None = None
+) -> TrainState:
+    """A fresh state: parameters from the seed, word embeddings from ``word_vectors`` if given, optimizer from the config."""
+    example = {name: jnp.asarray(values) for name, values in encoder.encode([("word",)], 1).items()}
+    state = create_state(model, make_optimizer(config, schedule), config.seed, **example)
+    if word_vectors is not None:
+        state = state.replace(params=with_word_vectors(state.params, word_vectors))
+    return state.keep_average(config.average_decay) if config.average_decay else state
+
+
+def make_loss(config: NerConfig, model: Tagger) -> LossFn:
+    """Loss, ``count`` (what the loss is averaged over: sentences or tokens), ``sentences`` and ``tokens``, all summed."""
+
+    def loss_fn(variables: Mapping[str, Any], batch: Data, key: jax.Array, train: bool) -> tuple[Sums, Any]:
+        lengths = jnp.where(batch["weights"] > 0, batch["lengths"], 0)  # padding is a sentence of no words
+        rngs = {"dropout": key} if train else None
+        inputs = {**batch, "lengths": lengths}
+        emissions, chain = apply(model, variables["params"], inputs, train=train, positions=batch["positions"], rngs=rngs)
+        losses = sentence_losses(emissions, chain, batch["tags"], lengths)
+        sentences, tokens = jnp.sum(batch["weights"]), jnp.sum(lengths).astype(jnp.float32)
+        count = sentences if config.loss == "sentence" else tokens
+        return {"loss": jnp.sum(losses), "count": count, "sentences": sentences, "tokens": tokens}, {}
+
+    return loss_fn
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Sentences, and their arrays in buckets of equal padded length."""
+
+    sentences: Sequence[Sentence]
+    buckets: list[Bucket]
+    arrays: list[dict[str, np.ndarray]]
+
+    @classmethod
+    def make(cls, sentences: Sequence[Sentence], encoder: Encoder, num_buckets: int) -> "Split":
+        """Encodes the sentences; their lengths choose the buckets."""
+        buckets = make_buckets([len(sentence.words) for sentence in sentences], num_buckets)
+        arrays = []
+        for bucket in buckets:
+            chosen = [sentences[place] for place in bucket.indices]
+            encoded = encoder.encode([sentence.words for sentence in chosen], bucket.length)
+            encoded["tags"] = encoder.encode_tags([sentence.tags for sentence in chosen], bucket.length)
+            arrays.append(encoded)
+        return cls(sentences, buckets, arrays)
+
+
+def make_predictor(config: NerConfig, model: Tagger) -> Callable[[Any, Split], dict[str, Any]]:
+    """Parameters, split -> ``tags``, those predicted of each sentence in order, and ``loss``, the mean that is trained on."""
+    names = np.array(model.tag_names)
+
+    @jax.jit
+    def step(params: Any, data: Data, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+        batch = take_batch(data, indices)
+        emissions, chain = apply(model, params, batch)
+        losses = sentence_losses(emissions, chain, batch["tags"], batch["lengths"])
+        return decode(emissions, chain, batch["lengths"]), jnp.sum(losses * batch["weights"])
+
+    def predict(params: Any, split: Split) -> dict[str, Any]:
+        params = jax.tree.map(jnp.asarray, params)
+        tags: list[tuple[str, ...]] = [()] * len(split.sentences)
+        losses = []
+        for number, batches in evaluation_plan(split.buckets, config.batch_size):
+            data = jax.tree.map(jnp.asarray, split.arrays[number])
+            places = split.buckets[number].indices
+            for indices in batches:
+                decoded, loss = step(params, data, jnp.asarray(indices))
+                losses.append(loss)
+                for row, example in zip(np.asarray(decoded), indices, strict=True):
+                    if example >= 0:
+                        place = places[example]
+                        tags[place] = tuple(names[row[: len(split.sentences[place].words)]].tolist())
+        tokens = sum(len(sentence.words) for sentence in split.sentences)
+        count = len(split.sentences) if config.loss == "sentence" else tokens
+        return {"tags": tags, "loss": float(np.sum(jax.device_get(losses), dtype=np.float64)) / max(count, 1)}
+
+    return predict

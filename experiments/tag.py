@@ -1,0 +1,102 @@
+"""Tags text with a trained tagger: coloured text, CoNLL columns, JSON lines or an HTML page.
+
+python -m experiments.tag runs/ner_dataset-crf "Mr. Annan flew to Geneva on Monday."
+python -m experiments.tag runs/ner_dataset-crf --file news.txt --format html --output news.html
+cat tokens.conll | python -m experiments.tag runs/ner_dataset-crf --tokens --format conll
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from colnorm.predict import Sentence
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What to tag, and how to show it."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory of a tagger."""
+    text: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Text, joined by spaces; without any, --file or standard input is read."""
+    file: Path | None = None
+    """Text file in utf-8."""
+    tokens: bool = False
+    """The input holds a token in the first column of each line, blank lines between sentences; else it is raw text."""
+    format: Literal["color", "conll", "json", "html"] = "color"
+    """color: coloured text; conll: token and tag; json: a line a sentence, with character ranges; html: a page of its own."""
+    output: Path | None = None
+    """Write here instead of to standard output."""
+    checkpoint: str = "best"
+    """best (by validation micro F1), latest, or the number of an epoch that is still stored."""
+
+
+def tag(command: Command) -> str:
+    """The input as ``command.format`` shows it, tagged."""
+    from experiments import process, tagged
+
+    if command.text and command.file is not None:
+        raise ValueError("give the text as arguments or with --file, not both")
+    text = " ".join(command.text) if command.text else _read(command.file)
+    process.prepare(None)
+
+    from colnorm import predict
+
+    predictor = predict.load(command.run, command.checkpoint)
+    sentences: list[Sentence]
+    if command.tokens:
+        words = predict.read_token_lines(text.split("\n"))
+        sentences = predictor.tag_tokens(words)
+        text = "\n".join(" ".join(tokens) for tokens in words)
+        sentences = tagged.shifted(sentences)
+    else:
+        sentences = predictor.tag(text)
+    match command.format:
+        case "conll":
+            return tagged.to_conll(sentences)
+        case "json":
+            return tagged.to_json_lines(sentences, text)
+        case "html":
+            return tagged.to_html(sentences, text, predictor.encoder.tags.names, command.run.name)
+        case "color":
+            coloured = command.output is None and sys.stdout.isatty()
+            return tagged.to_colour(sentences, text, predictor.encoder.tags.names, coloured)
+
+
+def _read(file: Path | None) -> str:
+    """The file or standard input, as utf-8, with line ends as they are."""
+    name = "standard input" if file is None else str(file)
+    data = sys.stdin.buffer.read() if file is None else file.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{name}:{line}: expected utf-8, got the byte 0x{data[error.start]:02x}") from None
+
+
+def run(command: Command) -> None:
+    """:func:`tag`, written to where the command says."""
+    result = tag(command)
+    if command.output is not None:
+        command.output.write_text(result, encoding="utf-8", newline="")
+        print(f"written: {command.output}")
+    else:
+        sys.stdout.write(result)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    command = tyro.cli(Command, prog="python -m experiments.tag", args=arguments, description=__doc__)
+    from experiments.process import exit_status
+
+    return exit_status(lambda: run(command))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

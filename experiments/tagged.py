@@ -1,0 +1,134 @@
+"""Tagged sentences as people and programs read them: coloured text, CoNLL columns, JSON lines, an HTML page."""
+
+import colorsys
+import html
+import json
+from collections.abc import Sequence
+
+from colnorm.data.text import Token
+from colnorm.predict import Entity, Sentence
+
+
+def shifted(sentences: Sequence[Sentence]) -> list[Sentence]:
+    """Sentences tagged apart, with character ranges as if their texts were lines of one text."""
+    moved = []
+    start = 0
+    for sentence in sentences:
+        by = start
+        tokens = tuple(Token(token.word, token.start + by, token.end + by) for token in sentence.tokens)
+        entities = tuple(entity._replace(start=entity.start + by, end=entity.end + by) for entity in sentence.entities)
+        moved.append(Sentence(tokens, sentence.tags, entities))
+        start = tokens[-1].end + 1
+    return moved
+
+
+def to_conll(sentences: Sequence[Sentence]) -> str:
+    """A token, a tab and its BIO tag a line, an empty line after each sentence."""
+    blocks = (
+        "".join(f"{token.word}\t{tag}\n" for token, tag in zip(sentence.tokens, sentence.tags, strict=True))
+        for sentence in sentences
+    )
+    return "".join(f"{block}\n" for block in blocks)
+
+
+def to_json_lines(sentences: Sequence[Sentence], text: str) -> str:
+    """A JSON object a sentence: ``text``, its ``start`` and ``end`` in the input, ``tokens``, ``tags``, ``entities``.
+
+    Ranges are half-open, in characters (code points) of the whole input; posteriors are rounded to six digits.
+    """
+    lines = []
+    for sentence in sentences:
+        start, end = sentence.tokens[0].start, sentence.tokens[-1].end
+        entities = [
+            {
+                "type": entity.type,
+                "text": entity.text,
+                "start": entity.start,
+                "end": entity.end,
+                "posterior": round(entity.posterior, 6),
+            }
+            for entity in sentence.entities
+        ]
+        tokens = [token.word for token in sentence.tokens]
+        described = {"text": text[start:end], "start": start, "end": end, "tokens": tokens, "tags": list(sentence.tags)}
+        lines.append(json.dumps({**described, "entities": entities}, ensure_ascii=False))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def to_colour(sentences: Sequence[Sentence], text: str, tag_names: Sequence[str], coloured: bool) -> str:
+    """The text with ``[type posterior]`` after each entity, in its type's colour if ``coloured``."""
+    hues = _hues(tag_names)
+    parts = []
+    at = 0
+    for entity in _entities(sentences):
+        parts.append(text[at : entity.start])
+        label = f"[{entity.type} {entity.posterior:.2f}]"
+        if coloured:
+            red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(hues[entity.type], 0.55, 0.75))
+            parts.append(f"\x1b[1;38;2;{red};{green};{blue}m{entity.text}\x1b[22m {label}\x1b[0m")
+        else:
+            parts.append(f"{entity.text} {label}")
+        at = entity.end
+    return "".join(parts) + text[at:].rstrip("\n") + "\n"
+
+
+def to_html(sentences: Sequence[Sentence], text: str, tag_names: Sequence[str], title: str) -> str:
+    """A page that needs nothing else: the text with entities highlighted, their posterior in a tooltip and as opacity."""
+    hues = {kind: round(360 * hue) for kind, hue in _hues(tag_names).items()}
+    counts = {kind: sum(entity.type == kind for entity in _entities(sentences)) for kind in hues}
+    legend = "".join(
+        f'<li><mark style="--hue:{hue}">{html.escape(kind)}</mark> {counts[kind]}</li>\n' for kind, hue in hues.items()
+    )
+    parts = []
+    at = 0
+    for entity in _entities(sentences):
+        kind, label = html.escape(entity.type), f"{entity.type}, posterior {entity.posterior:.3f}"
+        parts.append(html.escape(text[at : entity.start]))
+        parts.append(
+            f'<mark style="--hue:{hues[entity.type]};--sure:{entity.posterior:.3f}" title="{html.escape(label)}">'
+            f"{html.escape(entity.text)}<small>{kind} {entity.posterior:.2f}</small></mark>"
+        )
+        at = entity.end
+    body = "".join(parts) + html.escape(text[at:])
+    return _PAGE.format(title=html.escape(title), legend=legend, body=body)
+
+
+def _entities(sentences: Sequence[Sentence]) -> list[Entity]:
+    return [entity for sentence in sentences for entity in sentence.entities]
+
+
+def _hues(tag_names: Sequence[str]) -> dict[str, float]:
+    """A hue in [0, 1) for each entity type, spread evenly."""
+    kinds = list(dict.fromkeys(name.partition("-")[2] for name in tag_names if name != "O"))
+    return {kind: number / max(len(kinds), 1) for number, kind in enumerate(kinds)}
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 1.05rem/1.9 Georgia, serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }}
+h1, ul {{ font-family: system-ui, sans-serif; }}
+h1 {{ font-size: 1.1rem; }}
+ul {{ list-style: none; display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; font-size: .85rem; }}
+main {{ white-space: pre-wrap; overflow-wrap: break-word; }}
+mark {{
+  color: inherit; background: hsl(var(--hue) 80% 60% / calc(.15 + .4 * var(--sure, 1)));
+  border-bottom: 2px solid hsl(var(--hue) 70% 45%); border-radius: .2rem; padding: .05rem .2rem;
+}}
+small {{ font: 600 .62em system-ui, sans-serif; margin-left: .35em; opacity: .8; }}
+@media print {{ body {{ margin: 0; }} mark {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }} }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<ul>
+{legend}</ul>
+<main>{body}</main>
+</body>
+</html>
+"""

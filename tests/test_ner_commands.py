@@ -1,0 +1,372 @@
+"""The tagging commands from end to end on a few sentences of the grammar, written as a directory of CoNLL files."""
+
+import dataclasses
+import io
+import json
+import re
+import signal
+import sys
+
+import jax
+import numpy as np
+import pytest
+from seqeval.metrics import classification_report
+from tiny_training import interrupt
+
+from colnorm import predict
+from colnorm.checkpoint import RunDirectory
+from colnorm.data import conll, sample, schemes
+from experiments import evaluate_ner, ner, tag, train_ner
+from experiments.configs import NEEDS_GLOVE, NER_PRESETS, NerConfig
+
+SIZES = {"train": 150, "valid": 30, "test": 30}
+TINY = ["random", "--characters", "--shape-features", "3", "--head", "crf", "--hidden", "24", "--buckets", "1"]
+ADAM = ["--optimizer", "adam", "--learning-rate", "0.02", "--average-decay", "0.9", "--devices", "1"]
+BATCHES = ["--batch-size", "10", "--word-dropout", "0.1"]
+TIMES = {"train_seconds", "seconds", "train_tokens_per_second", "peak_memory_mib"}
+TEXT = "Mr. Obama flew to Paris on Monday. He met the president of Iran's navy there!"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _four_devices():
+    jax.devices()  # here, before a command asks for fewer
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A directory with the first sentences of the grammar."""
+    directory = tmp_path_factory.mktemp("conll")
+    for (name, size), sentences in zip(SIZES.items(), sample.generate(), strict=True):
+        blocks = ("".join(f"{w} x {t}\n" for w, t in zip(*s, strict=True)) for s in sentences[:size])
+        (directory / f"{name}.txt").write_text("\n".join(blocks), encoding="utf-8")
+    return directory
+
+
+def train(data, run, *more):
+    return train_ner.main([*TINY, *ADAM, *BATCHES, "--data", str(data), "--run", str(run), *more])
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Three epochs without a break."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert train(data, run, "--epochs", "3") == 0
+    return run
+
+
+def read_records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def is_picture(path):
+    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and path.stat().st_size > 5_000
+
+
+# ------------------------------------------------------------------------------------------------------ train and evaluate
+
+
+def test_a_run_holds_config_tagger_records_checkpoints_and_a_picture(whole, data):
+    config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
+    assert config["task"] == "ner"
+    assert (config["hidden"], config["average_decay"], config["data"]) == (24, 0.9, str(data))
+    records = read_records(whole)
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert all(np.isfinite(value) for record in records for value in record.values())
+    assert records[-1]["train_loss"] < records[0]["train_loss"]
+    assert records[-1]["validation_loss"] < records[0]["validation_loss"]
+    fields, encoder = predict.read_tagger(whole)
+    assert fields["num_words"] == len(encoder.words)
+    assert encoder.tags.names == conll.load(data).tag_names
+    best = 1 + int(np.argmax([record["validation_micro_f1"] for record in records]))
+    assert {int(path.name) for path in (whole / "checkpoints").iterdir()} == {best, 3}
+    assert is_picture(whole / "curves.png")
+
+
+@pytest.fixture(scope="module")
+def predictor(whole):
+    return predict.load(whole)
+
+
+def test_evaluation_is_seqeval_of_what_the_tagger_predicts(whole, data, predictor, capsys):
+    assert evaluate_ner.main([str(whole)]) == 0
+    shown = capsys.readouterr().out
+    assert "micro average" in shown
+    assert "conlleval" in shown
+    evaluated = json.loads((whole / "evaluation.json").read_text(encoding="utf-8"))
+    for name, sentences in conll.load(data).splits.items():
+        result = evaluated["splits"][name]
+        predicted = [list(s.tags) for s in predictor.tag_tokens([sentence.words for sentence in sentences])]
+        gold = [list(sentence.tags) for sentence in sentences]
+        report = classification_report(gold, predicted, output_dict=True, zero_division=0)
+        assert result["micro"]["f1"] == pytest.approx(report["micro avg"]["f1-score"])
+        assert result["macro"]["recall"] == pytest.approx(report["macro avg"]["recall"])
+        for kind, figures in result["types"].items():
+            assert figures["precision"] == pytest.approx(report[kind]["precision"])
+            assert figures["support"] == report[kind]["support"]
+        right = [a == b for one, other in zip(gold, predicted, strict=True) for a, b in zip(one, other, strict=True)]
+        assert result["accuracy"] == pytest.approx(np.mean(right))
+    best = max(read_records(whole), key=lambda record: record["validation_micro_f1"])
+    validation = evaluated["splits"]["validation"]
+    assert validation["micro"]["f1"] == pytest.approx(best["validation_micro_f1"])
+    assert validation["loss"] == pytest.approx(best["validation_loss"], rel=1e-5)
+    assert is_picture(whole / "entity_types.png")
+    assert is_picture(whole / "transitions.png")
+
+
+def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path, capsys):
+    words = sorted({word for sentence in conll.load(data).train for word in sentence.words})[:40]
+    rng = np.random.default_rng(0)
+    lines = [f"{word} " + " ".join(f"{value:.4f}" for value in rng.standard_normal(7)) for word in words]
+    (tmp_path / "vectors.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run = tmp_path / "run"
+    arguments = [
+        "glove",
+        "--hidden",
+        "8",
+        "--layer-norm",
+        "output",
+        "--epochs",
+        "1",
+        "--buckets",
+        "1",
+        "--loss",
+        "token",
+        "--schedule",
+        "cosine",
+    ]
+    more = ["--glove", str(tmp_path / "vectors.txt"), "--data", str(data), "--run", str(run), "--devices", "1"]
+    assert train_ner.main([*arguments, *more]) == 0
+    assert f"vectors for {len(words)} of" in capsys.readouterr().out.replace("\n", " ")
+    assert predict.read_tagger(run)[0]["word_features"] == 7
+    assert evaluate_ner.main([str(run)]) == 0
+    sentences = predict.load(run).tag(TEXT)
+    assert [len(sentence.tokens) for sentence in sentences] == [8, 10]
+    assert not (run / "transitions.png").exists()
+
+
+def test_devices_share_the_batches(data, tmp_path):
+    """Two devices take the same steps as one, dropout included, up to rounding."""
+    losses = []
+    for devices in ("1", "2"):
+        run = tmp_path / devices
+        arguments = [
+            "random",
+            "--hidden",
+            "8",
+            "--dropout",
+            "0.3",
+            "--word-dropout",
+            "0.1",
+            "--head",
+            "crf",
+            "--epochs",
+            "1",
+            "--buckets",
+            "1",
+        ]
+        assert train_ner.main([*arguments, "--data", str(data), "--run", str(run), "--devices", devices]) == 0
+        losses.append(read_records(run)[0])
+    for name in ("train_loss", "validation_loss"):
+        assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------- stop and resume
+
+
+def assert_same_run(run, other):
+    """Bit for bit but for times."""
+
+    def lasting(records):
+        return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+
+    assert lasting(read_records(run)) == lasting(read_records(other))
+    config = NerConfig(**{k: v for k, v in RunDirectory.open(run).config.items() if k != "task"})
+    fields, encoder = predict.read_tagger(run)
+    from colnorm.tagger import build
+
+    template = ner.make_state(config, build(fields), encoder, ner.make_schedule(config, 1))
+    for epoch in RunDirectory.open(run).epochs():
+        states = []
+        for path in (run, other):
+            opened = RunDirectory.open(path)
+            states.append(opened.restore(template, epoch))
+            opened.close()
+        jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_resumes_as_if_it_had_not_been(whole, data, tmp_path):
+    run = tmp_path / "run"
+    arguments = [*TINY, *ADAM, *BATCHES, "--data", str(data), "--run", str(run), "--epochs", "3"]
+    status, _ = interrupt("2:3", signal.SIGKILL, "ner", *arguments)
+    assert status == -signal.SIGKILL
+    assert [record["epoch"] for record in read_records(run)] == [1]
+    assert train(data, run, "--epochs", "3", "--resume") == 0
+    assert_same_run(run, whole)
+
+
+def test_an_interrupted_run_says_how_to_go_on(data, tmp_path):
+    run = tmp_path / "run"
+    arguments = [*TINY, *ADAM, *BATCHES, "--data", str(data), "--run", str(run)]
+    status, errors = interrupt("1:1", signal.SIGINT, "ner", *arguments)
+    assert status == 130
+    assert f"--resume --run {run}" in errors
+
+
+def test_resume_refuses_other_data(whole, data, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in SIZES:
+        text = (data / f"{name}.txt").read_text(encoding="utf-8")
+        (other / f"{name}.txt").write_text(text.replace(" B-per", " B-who").replace(" I-per", " I-who"), encoding="utf-8")
+    assert train(other, whole, "--epochs", "4", "--resume") == 1
+    assert "is not the data that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["crf", "--data", "sample"], "crf starts from GloVe vectors: name their file with --glove"),
+        (["random", "--data", "nowhere.csv"], "nowhere.csv: expected 'sample', a .csv file or a directory"),
+        (["glove", "--glove", "nothing.txt"], "nothing.txt"),
+        (["random", "--batch-size", "3", "--devices", "2"], "a batch of 3 can't be split evenly over 2 devices"),
+    ],
+)
+def test_what_cannot_be_trained_is_an_error_and_leaves_nothing(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert train_ner.main([*arguments, "--run", "run"]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("main", [evaluate_ner.main, lambda arguments: tag.main([*arguments, "text"])])
+def test_runs_that_are_none(tmp_path, capsys, main):
+    assert main([str(tmp_path)]) == 1
+    assert "is not a run directory" in capsys.readouterr().err
+    RunDirectory.create(tmp_path / "run", {"task": "cifar"})
+    assert main([str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert "not of a tagger" in error or "there is no tagger.json" in error
+
+
+# ------------------------------------------------------------------------------------------------------------------- tagging
+
+
+def test_entities_of_raw_text(predictor):
+    sentences = predictor.tag(TEXT)
+    assert [len(sentence.tokens) for sentence in sentences] == [8, 10]
+    for sentence in sentences:
+        assert all(TEXT[token.start : token.end] == token.word for token in sentence.tokens)
+        assert [(e.type, e.first, e.last) for e in sentence.entities] == schemes.entities(sentence.tags)
+        for entity in sentence.entities:
+            assert TEXT[entity.start : entity.end] == entity.text
+            assert 0 < entity.posterior <= 1
+    assert predictor.tag("") == []
+    # A sentence by itself, and among others of other lengths.
+    alone = [predictor.tag(TEXT[:35])[0], *predictor.tag_tokens([["Paris"]])]
+    assert alone[0].tags == sentences[0].tags
+    np.testing.assert_allclose(
+        [entity.posterior for entity in alone[0].entities], [entity.posterior for entity in sentences[0].entities], rtol=1e-4
+    )
+    assert predictor.tag(["Paris"]) == [alone[1]]
+    with pytest.raises(ValueError, match="a word is empty"):
+        predictor.tag(["Paris", ""])
+
+
+def test_the_posterior_of_an_entity_is_its_share_of_sampled_paths(predictor):
+    """Of 20,000 paths drawn from the chain, those in which the very entity stands."""
+    from colnorm import crf
+
+    words = ["President", "Barack", "Obama", "visited", "New", "York", "on", "Monday"]
+    inputs = jax.tree.map(np.asarray, predictor.encoder.encode([words], len(words)))
+    emissions, chain = predictor.model.apply({"params": predictor.params}, **inputs)
+    draws = 20_000
+    paths = crf.sample(jax.random.key(0), chain, np.repeat(np.asarray(emissions), draws, 0))
+    names = predictor.encoder.tags.names
+    found = [{*schemes.entities([names[tag] for tag in path])} for path in np.asarray(paths)]
+    labels = predictor._label([[predict.raw_text.Token(word, 0, 0) for word in words]])[0]
+    for span in [("per", 1, 3), ("geo", 4, 6), ("tim", 7, 8), ("per", 0, 3), ("org", 4, 5)]:
+        exact = predictor._posterior(labels, *span)
+        share = np.mean([span in entities for entities in found])
+        assert abs(share - exact) < 5 * np.sqrt(max(exact * (1 - exact), 1e-5) / draws), span
+
+
+def test_a_trained_crf_never_writes_an_illegal_sequence(whole, data):
+    sentences = [sentence.words for sentence in conll.load(data).test]
+    for tagged in predict.load(whole, "latest").tag_tokens([*sentences, ["xyz"] * 40]):
+        assert schemes.to_bio(tagged.tags) == tagged.tags  # what is legal is not repaired
+
+
+def run_tag(capsys, *arguments):
+    assert tag.main([str(part) for part in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_tag_writes_text_conll_json_and_html(whole, predictor, tmp_path, capsys):
+    sentences = predictor.tag(TEXT)
+    entities = [entity for sentence in sentences for entity in sentence.entities]
+    assert entities
+
+    shown = run_tag(capsys, whole, *TEXT.split())
+    assert re.sub(r" \[\w+ [01]\.\d\d\]", "", shown) == TEXT + "\n"
+    assert len(re.findall(r"\[\w+ [01]\.\d\d\]", shown)) == len(entities)
+
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    lines = run_tag(capsys, whole, "--file", tmp_path / "text.txt", "--format", "json").splitlines()
+    for line, sentence in zip(map(json.loads, lines), sentences, strict=True):
+        assert line["tags"] == list(sentence.tags)
+        assert TEXT[line["start"] : line["end"]] == line["text"]
+        for written, entity in zip(line["entities"], sentence.entities, strict=True):
+            assert TEXT[written["start"] : written["end"]] == written["text"] == entity.text
+            assert written["posterior"] == pytest.approx(entity.posterior, abs=1e-6)
+
+    run_tag(capsys, whole, TEXT + " <b>&amp;", "--format", "html", "--output", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<mark style") >= len(entities) + 8  # and one a type in the legend
+    assert "&lt;" in page
+    assert "<b>" not in page
+    assert not re.search(r"https?:|<script|<link|<img", page)
+
+
+def test_tag_reads_token_lines_from_standard_input(whole, predictor, capsys, monkeypatch):
+    given = "Mr. x O\nObama x O\n\n\nParis\tx\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode()), encoding="utf-8"))
+    written = run_tag(capsys, whole, "--tokens", "--format", "conll")
+    words = [line.split("\t")[0] for line in written.split("\n")]
+    assert words == ["Mr.", "Obama", "", "Paris", "", ""]
+    tags = [line.split("\t")[1] for line in written.split("\n") if line]
+    expected = predictor.tag_tokens([["Mr.", "Obama"], ["Paris"]])
+    assert tags == [*expected[0].tags, *expected[1].tags]
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode()), encoding="utf-8"))
+    lines = [json.loads(line) for line in run_tag(capsys, whole, "--tokens", "--format", "json").splitlines()]
+    assert [(line["text"], line["start"], line["end"]) for line in lines] == [("Mr. Obama", 0, 9), ("Paris", 10, 15)]
+
+
+def test_tag_says_what_it_cannot_read(whole, tmp_path, capsys):
+    (tmp_path / "text.txt").write_bytes(b"one\ntwo \xe9\n")
+    assert tag.main([str(whole), "--file", str(tmp_path / "text.txt")]) == 1
+    assert "text.txt:2: expected utf-8, got the byte 0xe9" in capsys.readouterr().err
+    assert tag.main([str(whole), "text", "--file", "other.txt"]) == 1
+    assert "not both" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------------- presets
+
+
+def test_presets_of_the_report():
+    """What the report states for each of its rows."""
+    for name in ("random", "glove", "char", "layer_norm", "crf"):
+        config = NER_PRESETS[name][1]
+        stated = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "clip_global_norm": 5.0}
+        assert {key: getattr(config, key) for key in stated} == stated
+        assert (config.batch_size, config.word_features, config.schedule) == (128, 100, "constant")
+        assert config.characters == (name in ("char", "layer_norm", "crf"))
+        assert config.layer_norm == ("output" if name == "layer_norm" else None)
+        assert config.head == ("crf" if name == "crf" else "softmax")
+        assert (name in NEEDS_GLOVE) == (name != "random")
+    assert NER_PRESETS["crf_layer_norm"][1] == dataclasses.replace(NER_PRESETS["crf"][1], layer_norm="output")
+    best = NER_PRESETS["best"][1]
+    assert best.characters
+    assert best.shape_features
+    assert best.head == "crf"
+    assert best.layer_norm

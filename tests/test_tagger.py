@@ -1,0 +1,261 @@
+"""The tagger: its parts against the same computed by hand from its parameters, padding, dropout, losses, errors."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from colnorm import crf
+from colnorm.tagger import Tagger, build, decode, distinct_rows, sentence_losses, with_word_vectors
+
+TAGS = ("O", "B-a", "I-a", "B-b", "I-b")
+B, T, L = 4, 5, 6
+LENGTHS = np.array([5, 3, 0, 1], np.int32)
+EVERYTHING = {"num_characters": 9, "shape_features": 3, "layer_norm": "gates", "word_features": 4, "hidden": 6}
+
+
+def draw(seed=0):
+    rng = np.random.default_rng(seed)
+    inside = np.arange(T) < LENGTHS[:, None]
+    character_lengths = np.where(inside, rng.integers(1, L + 1, (B, T)), 0).astype(np.int32)
+    characters = np.where(np.arange(L) < character_lengths[..., None], rng.integers(1, 9, (B, T, L)), 0)
+    return {
+        "words": jnp.asarray(np.where(inside, rng.integers(1, 12, (B, T)), 0), jnp.int32),
+        "lengths": jnp.asarray(LENGTHS),
+        "characters": jnp.asarray(characters, jnp.uint16),
+        "character_lengths": jnp.asarray(character_lengths),
+        "shapes": jnp.asarray(np.where(inside, rng.integers(1, 7, (B, T)), 0), jnp.int32),
+    }
+
+
+INPUTS = draw()
+GOLD = jnp.asarray(np.random.default_rng(3).integers(0, len(TAGS), (B, T)), jnp.int32)
+
+
+@pytest.fixture(scope="module")
+def everything():
+    model = Tagger(TAGS, 12, **EVERYTHING)
+    return model, jax.jit(model.init)(jax.random.key(0), **INPUTS)
+
+
+@pytest.fixture(scope="module")
+def apply(everything):
+    return jax.jit(everything[0].apply)
+
+
+def test_parameters(everything):
+    shapes = jax.tree.map(jnp.shape, everything[1]["params"])
+    assert shapes["word_embedding"] == {"embedding": (12, 4)}
+    assert shapes["character_embedding"] == {"embedding": (9, 25)}
+    assert shapes["character_lstm"]["forward"]["input_kernel"] == (25, 100)
+    assert shapes["shape_embedding"] == {"embedding": (7, 3)}
+    assert shapes["lstm"]["backward"]["input_kernel"] == (4 + 50 + 3, 24)
+    assert "cell_scale" in shapes["lstm"]["forward"]
+    assert "cell_scale" not in shapes["character_lstm"]["forward"]
+    assert shapes["emission"] == {"kernel": (12, 5), "bias": (5,)}
+    assert shapes["crf"] == {"transitions": (5, 5), "start": (5,), "end": (5,)}
+
+
+def test_emissions_are_those_of_the_parts(everything, apply):
+    """Embeddings looked up, the layers called one by one, the last step a plain product in float64."""
+    from colnorm import LSTM, Bidirectional, LayerNormLSTM
+
+    params = everything[1]["params"]
+    words = np.asarray(params["word_embedding"]["embedding"])[INPUTS["words"]]
+    shapes = np.asarray(params["shape_embedding"]["embedding"])[INPUTS["shapes"]]
+    spelt = np.zeros((B, T, 50), np.float32)
+    reader = jax.jit(lambda x, n: Bidirectional(partial(LSTM, 25)).apply({"params": params["character_lstm"]}, x, n))
+    for b, t in np.ndindex(B, T):
+        n = int(INPUTS["character_lengths"][b, t])
+        if n:
+            table = params["character_embedding"]["embedding"]
+            states = reader(table[INPUTS["characters"][b, t].astype(jnp.int32)][None], jnp.asarray([n]))[0]
+            spelt[b, t] = np.concatenate([states[n - 1, :25], states[0, 25:]])  # each direction's last
+    x = jnp.concatenate([jnp.asarray(words), jnp.asarray(spelt), jnp.asarray(shapes)], -1)
+    states = Bidirectional(partial(LayerNormLSTM, 6)).apply({"params": params["lstm"]}, x, INPUTS["lengths"])
+    kernel, bias = (np.asarray(params["emission"][name], np.float64) for name in ("kernel", "bias"))
+    emissions, chain = apply(everything[1], **INPUTS)
+    np.testing.assert_allclose(emissions, np.asarray(states, np.float64) @ kernel + bias, rtol=1e-5, atol=1e-6)
+    assert emissions.dtype == jnp.float32
+    expected = crf.constrain(crf.Chain(**params["crf"]), TAGS)
+    jax.tree.map(np.testing.assert_array_equal, chain, expected)
+
+
+def test_padding_and_neighbours_change_nothing(everything, apply):
+    other = draw(seed=5)
+    inside = np.arange(T) < LENGTHS[:, None]
+
+    def mix(values, others):
+        return jnp.asarray(np.where(inside.reshape(B, T, *[1] * (values.ndim - 2)), values, others))
+
+    mixed = {name: values if name == "lengths" else mix(values, other[name][::-1]) for name, values in INPUTS.items()}
+    emissions, _ = apply(everything[1], **INPUTS)
+    np.testing.assert_allclose(apply(everything[1], **mixed)[0], emissions, rtol=1e-5, atol=1e-6)
+    for b in range(B):  # the others replaced
+        alone = {name: other[name].at[b].set(values[b]) for name, values in INPUTS.items()}
+        np.testing.assert_allclose(apply(everything[1], **alone)[0][b], emissions[b], rtol=1e-5, atol=1e-6)
+
+
+def test_words_that_repeat_and_words_that_do_not_are_spelt_alike(everything, apply):
+    """Fewer distinct words than half of the places, and more: the same values, and the gradient of each place's word."""
+    model, variables = everything
+
+    def loss(params, inputs):
+        emissions, chain = model.apply({"params": params}, **inputs)
+        return jnp.sum(sentence_losses(emissions, chain, jnp.zeros_like(GOLD), inputs["lengths"]))
+
+    gradient = jax.jit(jax.grad(loss))
+    few = {**INPUTS, "lengths": jnp.asarray([5, 5, 5, 5])}
+    few["characters"] = jnp.broadcast_to(INPUTS["characters"][:1], (B, T, L))
+    few["character_lengths"] = jnp.broadcast_to(INPUTS["character_lengths"][:1], (B, T))
+    many = {**draw(seed=9), "lengths": few["lengths"]}
+    many["character_lengths"] = jnp.full((B, T), L)
+    rng = np.random.default_rng(4)
+    many["characters"] = jnp.asarray(rng.integers(1, 9, (B, T, L)), jnp.uint16)
+    for inputs in (few, many):
+        parts = [{name: jnp.repeat(values[b : b + 1], B, 0) for name, values in inputs.items()} for b in range(B)]
+        one_by_one = [jax.tree.map(lambda g: g / B, gradient(variables["params"], part)) for part in parts]
+        total = jax.tree.map(lambda *values: sum(values), *one_by_one)
+        at_once = gradient(variables["params"], inputs)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), at_once, total)
+
+
+def test_distinct_rows():
+    rng = np.random.default_rng(0)
+    find = jax.jit(distinct_rows, static_argnums=1)
+    for kinds in (1, 3, 8):
+        table = rng.integers(0, 3, (kinds, 4))
+        rows = table[rng.integers(0, kinds, 20)].astype(np.int32)
+        first, group, distinct = find(jnp.asarray(rows), 8)
+        assert int(distinct) == len({tuple(row) for row in rows.tolist()})
+        np.testing.assert_array_equal(rows[first][group], rows)
+
+
+def test_dropout(everything):
+    """Scaled so that the mean stays, one mask for all steps of a sentence, and a function of key and position alone."""
+    model = Tagger(TAGS, 12, head="softmax", word_features=4, hidden=6, dropout=0.5)
+    inputs = {name: INPUTS[name] for name in ("words", "lengths")}
+    variables = model.init(jax.random.key(0), **inputs)
+    train = jax.jit(partial(model.apply, train=True))
+    key = jax.random.key(7)
+    first, _ = train(variables, **inputs, rngs={"dropout": key})
+    again, _ = train(variables, **inputs, rngs={"dropout": key})
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, train(variables, **inputs, rngs={"dropout": jax.random.key(8)})[0])
+    half = {name: values[2:] for name, values in inputs.items()}
+    moved, _ = train(variables, **half, positions=jnp.arange(2, 4), rngs={"dropout": key})
+    np.testing.assert_allclose(moved, first[2:], rtol=1e-5, atol=1e-6)
+
+    bound = model.bind(variables, rngs={"dropout": key})
+    dropped = bound._drop(jnp.ones((2000, 3, 4)), jnp.arange(2000), True)
+    assert set(np.unique(dropped)) == {0.0, 2.0}
+    np.testing.assert_array_equal(dropped[:, 0], dropped[:, 1])
+    assert abs(float(dropped.mean()) - 1) < 5 / np.sqrt(8000)
+    assert bound._drop(dropped, jnp.arange(2000), False) is dropped
+
+
+def test_word_dropout_replaces_by_the_unknown_word():
+    model = Tagger(TAGS, 12, head="softmax", word_features=4, hidden=6, word_dropout=0.5)
+    inputs = {name: INPUTS[name] for name in ("words", "lengths")}
+    variables = model.init(jax.random.key(0), **inputs)
+    _, state = model.apply(
+        variables,
+        **inputs,
+        train=True,
+        rngs={"dropout": jax.random.key(1)},
+        capture_intermediates=True,
+        mutable="intermediates",
+    )
+    (looked_up,) = state["intermediates"]["word_embedding"]["__call__"]
+    table = np.asarray(variables["params"]["word_embedding"]["embedding"])
+    unknown = (np.asarray(looked_up) == table[1]).all(-1)
+    kept = (np.asarray(looked_up) == table[INPUTS["words"]]).all(-1)
+    assert np.all(unknown | kept)
+    assert 0 < unknown.sum() < unknown.size
+
+
+def test_losses_are_negative_log_probabilities():
+    """Under the chain, by enumeration; without one, by token."""
+    rng = np.random.default_rng(2)
+    emissions = jnp.asarray(rng.standard_normal((B, T, len(TAGS))), jnp.float32)
+    chain = crf.Chain(*(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((5, 5), (5,), (5,))))
+    under_chain = sentence_losses(emissions, chain, GOLD, INPUTS["lengths"])
+    alone = sentence_losses(emissions, None, GOLD, INPUTS["lengths"])
+    best = decode(emissions, chain, INPUTS["lengths"])
+    greedy = decode(emissions, None, INPUTS["lengths"])
+    for b, n in enumerate(LENGTHS):
+        e = np.asarray(emissions[b, :n], np.float64)
+        log_p = e - np.log(np.exp(e).sum(-1, keepdims=True))
+        np.testing.assert_allclose(alone[b], -sum(log_p[t, GOLD[b, t]] for t in range(n)), rtol=1e-5, atol=1e-6)
+        assert greedy[b].tolist() == [*e.argmax(-1).tolist(), *[0] * (T - n)] if n else not greedy[b].any()
+        if n == 0:
+            assert under_chain[b] == 0
+            continue
+        trans, start, end = (np.asarray(part, np.float64) for part in chain)
+        paths = list(itertools.product(range(5), repeat=int(n)))
+        scores = np.array(
+            [
+                start[p[0]]
+                + end[p[-1]]
+                + sum(e[t, p[t]] for t in range(n))
+                + sum(trans[i, j] for i, j in itertools.pairwise(p))
+                for p in paths
+            ]
+        )
+        gold = scores[paths.index(tuple(GOLD[b, :n].tolist()))]
+        np.testing.assert_allclose(under_chain[b], np.log(np.exp(scores).sum()) - gold, rtol=1e-5, atol=1e-5)
+        assert best[b, :n].tolist() == list(paths[int(scores.argmax())])
+
+
+def test_a_constrained_tagger_writes_legal_tags_only(everything, apply):
+    """Whatever its parameters say: emissions that want nothing but I-a and I-b."""
+    params = jax.tree.map(lambda leaf: leaf, everything[1]["params"])
+    params["emission"] = {"kernel": params["emission"]["kernel"], "bias": jnp.asarray([-50.0, -50, 50, -50, 50])}
+    emissions, chain = apply({"params": params}, **INPUTS)
+    for row, n in zip(np.asarray(decode(emissions, chain, INPUTS["lengths"])), LENGTHS, strict=True):
+        before = "O"
+        for tag in row[:n]:
+            name = TAGS[tag]
+            assert name[0] != "I" or before[2:] == name[2:]
+            before = name
+    free = Tagger(TAGS, 12, **EVERYTHING, constrained=False)
+    assert np.isfinite(free.apply({"params": params}, **INPUTS)[1].transitions).all()
+
+
+def test_bfloat16_is_near_float32(everything):
+    model, variables = everything
+    exact, _ = model.apply(variables, **INPUTS)
+    rough, chain = Tagger(TAGS, 12, **EVERYTHING, dtype=jnp.bfloat16).apply(variables, **INPUTS)
+    assert rough.dtype == chain.transitions.dtype == jnp.float32
+    assert 0 < np.abs(rough - exact).max() < 0.05
+
+
+def test_build_and_word_vectors(everything):
+    fields = {"tag_names": list(TAGS), "num_words": 12, **EVERYTHING, "dtype": "float32"}
+    assert build(fields) == everything[0]
+    assert build({**fields, "dtype": "bfloat16"}).dtype == jnp.bfloat16
+    params = everything[1]["params"]
+    matrix = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
+    np.testing.assert_array_equal(with_word_vectors(params, matrix)["word_embedding"]["embedding"], matrix)
+    assert with_word_vectors(params, matrix)["lstm"] is params["lstm"]
+    with pytest.raises(ValueError, match=r"shape \(12, 4\), got \(12, 5\)"):
+        with_word_vectors(params, np.zeros((12, 5), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing", "message"),
+    [
+        ({**EVERYTHING, "head": "hmm"}, (), "head must be softmax or crf, got 'hmm'"),
+        (EVERYTHING, ("characters",), "reads characters, but they were not given"),
+        (EVERYTHING, ("shapes",), "reads shapes, but they were not given"),
+        ({**EVERYTHING, "shape_features": 0}, (), "does not read shapes, but they were given"),
+        ({**EVERYTHING, "num_characters": 0}, (), "does not read characters, but they were given"),
+    ],
+)
+def test_errors(fields, missing, message):
+    inputs = {name: values for name, values in INPUTS.items() if name not in missing}
+    with pytest.raises(ValueError, match=message):
+        Tagger(TAGS, 12, **fields).init(jax.random.key(0), **inputs)
