@@ -53,13 +53,18 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
     epoch = run.choose(command.checkpoint, Monitor(METRIC))
     params = run.restore_variables(epoch)["params"]
     data = conll.load(command.data or config.data, config.seed, config.word_column, config.tag_column)
-    predict = ner.make_predictor(config, model)
 
+    # All splits at once share their padded lengths, and so their compilations.
+    everything = [sentence for sentences in data.splits.values() for sentence in sentences]
+    tags, losses = ner.make_predictor(config, model)(params, ner.Split.make(everything, encoder, config.buckets))
     results: dict[str, Any] = {}
+    first = 0
     for name, sentences in data.splits.items():
-        predicted = predict(params, ner.Split.make(sentences, encoder, config.buckets))
-        figures = tagging_figures([sentence.tags for sentence in sentences], predicted["tags"])
-        results[name] = {"sentences": len(sentences), "loss": predicted["loss"], **figures}
+        part = slice(first, first + len(sentences))
+        first = part.stop
+        figures = tagging_figures([sentence.tags for sentence in sentences], tags[part])
+        loss = ner.mean_loss(config, sentences, losses[part])
+        results[name] = {"sentences": len(sentences), "loss": loss, **figures}
     written = {
         "epoch": epoch,
         "mode": "seqeval's default: entities as conlleval reads them, exact span and type",
@@ -79,11 +84,9 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
 
     console = report.make_console()
     for name, result in results.items():
-        console.print(
-            report.entities_table(
-                f"{title}, {name}: {result['sentences']:,} sentences, token accuracy {result['accuracy']:.2%}", result
-            )
-        )
+        about = f"{title}, {name}: {result['sentences']:,} sentences, token accuracy {result['accuracy']:.2%}"
+        console.print(about, highlight=False, soft_wrap=True)
+        console.print(report.entities_table(result))
     console.print(f"entities by {written['mode']}", highlight=False)
     console.print(f"written: {', '.join(map(str, [run.path / 'evaluation.json', *pictures]))}", highlight=False, soft_wrap=True)
     return written

@@ -123,8 +123,8 @@ class Split:
         return cls(sentences, buckets, arrays)
 
 
-def make_predictor(config: NerConfig, model: Tagger) -> Callable[[Any, Split], dict[str, Any]]:
-    """Parameters, split -> ``tags``, those predicted of each sentence in order, and ``loss``, the mean that is trained on."""
+def make_predictor(config: NerConfig, model: Tagger) -> Callable[[Any, Split], tuple[list[tuple[str, ...]], np.ndarray]]:
+    """Parameters, split -> the predicted tags of each sentence, in order, and the losses ``(sentences,)``."""
     names = np.array(model.tag_names)
 
     @jax.jit
@@ -132,24 +132,27 @@ def make_predictor(config: NerConfig, model: Tagger) -> Callable[[Any, Split], d
         batch = take_batch(data, indices)
         emissions, chain = apply(model, params, batch)
         losses = sentence_losses(emissions, chain, batch["tags"], batch["lengths"])
-        return decode(emissions, chain, batch["lengths"]), jnp.sum(losses * batch["weights"])
+        return decode(emissions, chain, batch["lengths"]), losses
 
-    def predict(params: Any, split: Split) -> dict[str, Any]:
+    def predict(params: Any, split: Split) -> tuple[list[tuple[str, ...]], np.ndarray]:
         params = jax.tree.map(jnp.asarray, params)
         tags: list[tuple[str, ...]] = [()] * len(split.sentences)
-        losses = []
+        losses = np.zeros(len(split.sentences))
         for number, batches in evaluation_plan(split.buckets, config.batch_size):
             data = jax.tree.map(jnp.asarray, split.arrays[number])
-            places = split.buckets[number].indices
             for indices in batches:
-                decoded, loss = step(params, data, jnp.asarray(indices))
-                losses.append(loss)
-                for row, example in zip(np.asarray(decoded), indices, strict=True):
-                    if example >= 0:
-                        place = places[example]
-                        tags[place] = tuple(names[row[: len(split.sentences[place].words)]].tolist())
-        tokens = sum(len(sentence.words) for sentence in split.sentences)
-        count = len(split.sentences) if config.loss == "sentence" else tokens
-        return {"tags": tags, "loss": float(np.sum(jax.device_get(losses), dtype=np.float64)) / max(count, 1)}
+                decoded, of_batch = jax.device_get(step(params, data, jnp.asarray(indices)))
+                inside = indices >= 0
+                places = split.buckets[number].indices[indices[inside]]
+                losses[places] = of_batch[inside]
+                for place, row in zip(places, decoded[inside], strict=True):
+                    tags[place] = tuple(names[row[: len(split.sentences[place].words)]].tolist())
+        return tags, losses
 
     return predict
+
+
+def mean_loss(config: NerConfig, sentences: Sequence[Sentence], losses: np.ndarray) -> float:
+    """The mean that is trained on, by sentence or by token."""
+    count = len(sentences) if config.loss == "sentence" else sum(len(sentence.words) for sentence in sentences)
+    return float(losses.sum()) / max(count, 1)

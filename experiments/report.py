@@ -78,9 +78,9 @@ def figures_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def entities_table(title: str, figures: Mapping[str, Any]) -> Table:
+def entities_table(figures: Mapping[str, Any]) -> Table:
     """Precision, recall, F1 and support of each entity type and of the averages, out of tagging figures."""
-    table = Table(title=title)
+    table = Table()
     table.add_column("")
     for column in ("precision", "recall", "F1", "support"):
         table.add_column(column, justify="right")

@@ -119,13 +119,14 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
             trained = time.perf_counter()
             summed = {name: sum(stacked[name].sum(dtype="float64") for stacked in history) for name in history[0]}
 
-            predicted = predict(engine.get_state(state).variables["params"], validation)
+            tags, losses = predict(engine.get_state(state).variables["params"], validation)
+            validation_loss = ner.mean_loss(config, data.validation, losses)
             # What the last step did to the parameters shows here only.
-            check_finite(predicted["loss"], epoch, steps_per_epoch - 1, "validation loss")
-            figures = tagging_figures(gold, predicted["tags"])
+            check_finite(validation_loss, epoch, steps_per_epoch - 1, "validation loss")
+            figures = tagging_figures(gold, tags)
             record = {
                 "train_loss": float(summed["loss"] / summed["count"]),
-                "validation_loss": predicted["loss"],
+                "validation_loss": validation_loss,
                 "validation_accuracy": figures["accuracy"],
                 "validation_micro_f1": figures["micro"]["f1"],
                 "validation_macro_f1": figures["macro"]["f1"],
