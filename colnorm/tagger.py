@@ -185,16 +185,27 @@ def decode(emissions: Array, chain: crf.Chain | None, lengths: Array) -> Array:
     return jnp.where(inside, jnp.argmax(emissions, -1), 0).astype(jnp.int32)
 
 
-def with_word_vectors(params: Any, matrix: np.ndarray) -> Any:
-    """``params`` of a :class:`Tagger` with its word embeddings replaced by pretrained ones.
+def with_word_vectors(params: Any, matrix: np.ndarray, found: np.ndarray) -> Any:
+    """``params`` of a :class:`Tagger` with pretrained word embeddings where there are some.
+
+    The other rows stay as they were initialized. They are smaller than most pretrained vectors, and so stand out less: drawn
+    as large as those, the rows of rare words slow training down.
+
+    Args:
+      params: the collection ``params``.
+      matrix: ``(num_words, word_features)``.
+      found: ``(num_words,)`` bool, the rows of ``matrix`` to take.
 
     Raises:
-      ValueError: ``matrix`` is not (num_words, word_features).
+      ValueError: ``matrix`` or ``found`` has another shape.
     """
     old = params["word_embedding"]["embedding"]
-    if matrix.shape != old.shape:
-        raise ValueError(f"expected word vectors of shape {old.shape}, got {matrix.shape}")
-    return {**params, "word_embedding": {"embedding": jnp.asarray(matrix, old.dtype)}}
+    if matrix.shape != old.shape or found.shape != old.shape[:1]:
+        raise ValueError(
+            f"expected word vectors of shape {old.shape} and a flag for each, got {matrix.shape} and {found.shape}"
+        )
+    embedding = jnp.where(jnp.asarray(found)[:, None], jnp.asarray(matrix, old.dtype), old)
+    return {**params, "word_embedding": {"embedding": embedding}}
 
 
 def distinct_rows(rows: Array, capacity: int) -> tuple[Array, Array, Array]:

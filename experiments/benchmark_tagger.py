@@ -33,6 +33,8 @@ class Command:
     """Sentences in a step."""
     hidden: int = 100
     """Features of the LSTM over words in each direction."""
+    buckets: int = 6
+    """Padded lengths."""
     steps: int = 60
     """Timed steps of each side, drawn from one epoch."""
     threads: int | None = None
@@ -64,6 +66,7 @@ def measure(command: Command) -> dict[str, Any]:
         characters=command.characters,
         hidden=command.hidden,
         batch_size=command.batch_size,
+        buckets=command.buckets,
         constrained=False,  # pytorch-crf has no forbidden moves
         dropout=0.0,
         learning_rate=0.001,

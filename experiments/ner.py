@@ -13,6 +13,7 @@ from colnorm import Tagger, optimizers
 from colnorm.data.batching import Bucket, evaluation_plan, make_buckets
 from colnorm.data.conll import Sentence, TaggingData
 from colnorm.data.encoding import Encoder
+from colnorm.data.glove import Vectors
 from colnorm.tagger import apply, decode, sentence_losses, with_word_vectors
 from colnorm.training import Data, LossFn, Sums, TrainState, create_state, take_batch
 from experiments.configs import NerConfig
@@ -76,13 +77,13 @@ def make_schedule(config: NerConfig, steps_per_epoch: int) -> optax.Schedule:
 
 
 def make_state(
-    config: NerConfig, model: Tagger, encoder: Encoder, schedule: optax.Schedule, word_vectors: np.ndarray | None = None
+    config: NerConfig, model: Tagger, encoder: Encoder, schedule: optax.Schedule, word_vectors: Vectors | None = None
 ) -> TrainState:
     """A fresh state: parameters from the seed, word embeddings from ``word_vectors`` if given, optimizer from the config."""
     example = {name: jnp.asarray(values) for name, values in encoder.encode([("word",)], 1).items()}
     state = create_state(model, make_optimizer(config, schedule), config.seed, **example)
     if word_vectors is not None:
-        state = state.replace(params=with_word_vectors(state.params, word_vectors))
+        state = state.replace(params=with_word_vectors(state.params, word_vectors.matrix, word_vectors.found))
     return state.keep_average(config.average_decay) if config.average_decay else state
 
 

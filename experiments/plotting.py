@@ -139,7 +139,7 @@ def draw_entity_types(splits: Mapping[str, Mapping[str, Any]], path: Path, title
         axis.set_ylim(0, 1)
         axis.grid(axis="y", alpha=0.3)
         axis.set_title(f"{split}: micro F1 {figures['micro']['f1']:.2%}, token accuracy {figures['accuracy']:.2%}")
-    axes[0, 0].legend(ncols=3, loc="lower right")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=3, loc="outside lower center")
     figure.suptitle(f"{title} (number of entities under each name)")
     return _save(figure, path)
 

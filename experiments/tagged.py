@@ -120,7 +120,7 @@ mark {{
   color: inherit; background: hsl(var(--hue) 80% 60% / calc(.15 + .4 * var(--sure, 1)));
   border-bottom: 2px solid hsl(var(--hue) 70% 45%); border-radius: .2rem; padding: .05rem .2rem;
 }}
-small {{ font: 600 .62em system-ui, sans-serif; margin-left: .35em; opacity: .8; }}
+small {{ white-space: nowrap; font: 600 .62em system-ui, sans-serif; margin-left: .35em; opacity: .8; }}
 @media print {{ body {{ margin: 0; }} mark {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }} }}
 </style>
 </head>

@@ -76,7 +76,7 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
     schedule = ner.make_schedule(config, steps_per_epoch)
     monitor = Monitor(METRIC, patience=config.patience)
 
-    state = ner.make_state(config, model, encoder, schedule, None if vectors is None else vectors.matrix)
+    state = ner.make_state(config, model, encoder, schedule, vectors)
     if resume:
         run = RunDirectory.open(run_path)
         if read_tagger(run.path) != (fields, encoder):

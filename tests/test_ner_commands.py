@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import signal
 import sys
 
@@ -16,7 +17,7 @@ from tiny_training import interrupt
 from colnorm import predict
 from colnorm.checkpoint import RunDirectory
 from colnorm.data import conll, sample, schemes
-from experiments import evaluate_ner, ner, tag, train_ner
+from experiments import compare_ner, evaluate_ner, ner, tag, train_ner
 from experiments.configs import NEEDS_GLOVE, NER_PRESETS, NerConfig
 
 SIZES = {"train": 150, "valid": 30, "test": 30}
@@ -111,6 +112,28 @@ def test_evaluation_is_seqeval_of_what_the_tagger_predicts(whole, data, predicto
     assert validation["loss"] == pytest.approx(best["validation_loss"], rel=1e-5)
     assert is_picture(whole / "entity_types.png")
     assert is_picture(whole / "transitions.png")
+
+
+def test_runs_side_by_side(whole, tmp_path, capsys):
+    named = tmp_path / "gmb-crf"
+    shutil.copytree(whole, named)
+    (named / "evaluation.json").unlink(missing_ok=True)
+    arguments = [str(named), "--output", str(tmp_path / "table")]
+    assert compare_ner.main(arguments) == 1
+    assert "is not evaluated yet" in capsys.readouterr().err
+    splits = {
+        name: {"accuracy": 0.9, "micro": {"f1": number / 10}, "macro": {"f1": number / 20}}
+        for number, name in enumerate(("train", "validation", "test"), 1)
+    }
+    (named / "evaluation.json").write_text(json.dumps({"epoch": 2, "splits": splits}), encoding="utf-8")
+    assert compare_ner.main(arguments) == 0
+    header, _, row = (tmp_path / "table" / "table.md").read_text(encoding="utf-8").splitlines()
+    cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
+    assert cells["test micro / macro F1"] == "30.00% / 15.00%"
+    assert cells["report's test micro / macro F1"] == "69% / 44%"
+    assert cells["best epoch"] == "2 of 3"
+    assert json.loads((tmp_path / "table" / "runs.json").read_text(encoding="utf-8"))["gmb-crf"] == read_records(whole)
+    assert is_picture(tmp_path / "table" / "curves.png")
 
 
 def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path, capsys):

@@ -239,10 +239,13 @@ def test_build_and_word_vectors(everything):
     assert build({**fields, "dtype": "bfloat16"}).dtype == jnp.bfloat16
     params = everything[1]["params"]
     matrix = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
-    np.testing.assert_array_equal(with_word_vectors(params, matrix)["word_embedding"]["embedding"], matrix)
-    assert with_word_vectors(params, matrix)["lstm"] is params["lstm"]
-    with pytest.raises(ValueError, match=r"shape \(12, 4\), got \(12, 5\)"):
-        with_word_vectors(params, np.zeros((12, 5), np.float32))
+    found = np.arange(12) % 3 == 0
+    replaced = with_word_vectors(params, matrix, found)
+    expected = np.where(found[:, None], matrix, params["word_embedding"]["embedding"])
+    np.testing.assert_array_equal(replaced["word_embedding"]["embedding"], expected)
+    assert replaced["lstm"] is params["lstm"]
+    with pytest.raises(ValueError, match=r"shape \(12, 4\) and a flag for each, got \(12, 5\)"):
+        with_word_vectors(params, np.zeros((12, 5), np.float32), found)
 
 
 @pytest.mark.parametrize(

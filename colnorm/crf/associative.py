@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from colnorm.crf.chain import Problem
-from colnorm.crf.reductions import NEG_INF, Array, finite_max, one_where_zero, safe_log, softmax, tree_sum, zero_where_dead
+from colnorm.crf.reductions import NEG_INF, Array, finite_max, one_where_zero, safe_log, softmax, zero_where_dead
 from colnorm.crf.scan import last_marginal
 
 
@@ -54,7 +54,7 @@ def expectations(problem: Problem, filtered: Filtered, weights: Array) -> tuple[
     marginals = jnp.concatenate([jnp.sum(products * last[None, :, None, :], 3), last[None]])  # (T, B, K)
     marginals = jnp.where(mask[..., None], marginals, 0)
     pairs = conditionals * marginals[1:, :, None, :]
-    return jnp.swapaxes(marginals, 1, 2), tree_sum(jnp.sum(pairs * weights[None, :, None, None], 1))
+    return jnp.swapaxes(marginals, 1, 2), jnp.sum(pairs * weights[None, :, None, None], (0, 1))
 
 
 def _log_product(left: Scaled, right: Scaled) -> Scaled:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from colnorm.crf.chain import Chain, Problem, path_score, prepare
-from colnorm.crf.reductions import NEG_INF, Array, best_move, finite_max, tree_sum
+from colnorm.crf.reductions import NEG_INF, Array, best_move, finite_max
 
 
 @jax.jit
@@ -113,6 +113,6 @@ def k_best(chain: Chain, emissions: Array, lengths: Array | None = None, k: int 
     some = mask[0][:, None]
     exists = (scores > NEG_INF) & some
     empty = ~some & (jnp.arange(k) == 0)[None]
-    scores = jnp.where(exists, scores + tree_sum(shifts)[:, None], jnp.where(empty, jnp.zeros((), scores.dtype), NEG_INF))
+    scores = jnp.where(exists, scores + jnp.sum(shifts, 0)[:, None], jnp.where(empty, jnp.zeros((), scores.dtype), NEG_INF))
     tags = jnp.where(mask[:, :, None] & exists[None], tags, 0)
     return jnp.transpose(tags, (1, 2, 0)).astype(jnp.int32), scores

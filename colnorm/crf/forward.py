@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from colnorm.crf import associative, scan
 from colnorm.crf.chain import Chain, Problem, check_tags, path_terms, prepare
-from colnorm.crf.reductions import NEG_INF, Array, log_sum_exp, sum_less_shift, tree_sum
+from colnorm.crf.reductions import NEG_INF, Array, log_sum_exp, sum_less_shift
 from colnorm.crf.scan import last_marginal
 
 # Each has forward_filter, which leaves alphas and shifts, and expectations, which makes the gradient of them.
@@ -41,7 +41,7 @@ def log_partition(chain: Chain, emissions: Array, lengths: Array | None = None, 
     if method not in METHODS:
         raise ValueError(f"log_partition: expected method to be one of {tuple(METHODS)}, got {method!r}")
     remainder, shifts = _log_partition(method, *prepare("log_partition", chain, emissions, lengths))
-    return remainder + tree_sum(shifts)
+    return remainder + jnp.sum(shifts, 0)
 
 
 @jax.jit
@@ -65,9 +65,8 @@ def log_likelihood(chain: Chain, emissions: Array, tags: Array, lengths: Array |
     remainder, shifts = _log_partition("scan", *problem)
     possible = remainder > NEG_INF
     # Step by step large scores cancel while they are small sums.
-    return jnp.where(
-        possible, tree_sum(sum_less_shift(moves, chosen, shifts)) + (end - jnp.where(possible, remainder, 0)), NEG_INF
-    )
+    relative = jnp.sum(sum_less_shift(moves, chosen, shifts), 0) + end
+    return jnp.where(possible, relative - jnp.where(possible, remainder, 0), NEG_INF)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

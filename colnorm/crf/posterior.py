@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from colnorm.crf.chain import Chain, prepare
-from colnorm.crf.reductions import NEG_INF, Array, finite_max, log_softmax, tree_sum
+from colnorm.crf.reductions import NEG_INF, Array, finite_max, log_softmax
 from colnorm.crf.scan import forward_filter, last_marginal, walk_back
 
 
@@ -61,7 +61,7 @@ def entropy(chain: Chain, emissions: Array, lengths: Array | None = None) -> Arr
     final = log_softmax(filtered.alphas[-1] + problem.chain.end[:, None], 0)
     last = jnp.sum(_surprise(last_marginal(problem, filtered.alphas), final), 0)
     _, steps = walk_back(problem, filtered, lambda pairs, log_conditional: jnp.sum(_surprise(pairs, log_conditional), (0, 1)))
-    return tree_sum(jnp.concatenate([steps, last[None]]))
+    return jnp.sum(steps, 0) + last
 
 
 def _surprise(probability: Array, log_conditional: Array) -> Array:

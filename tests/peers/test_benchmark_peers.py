@@ -6,7 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from experiments import benchmark_training, torch_resnet  # noqa: E402  # after the check for PyTorch, which they import
+pytest.importorskip("torchcrf")
+
+# After the check for PyTorch, which they import.
+from experiments import benchmark_tagger, benchmark_training, torch_resnet, torch_tagger  # noqa: E402
 
 SMALL = ["--n", "1", "--batch-size", "4", "--repeats", "1", "--devices", "2"]
 
@@ -25,3 +28,22 @@ def test_the_training_benchmark_refuses_to_time_another_function(monkeypatch):
     monkeypatch.setattr(torch_resnet.TorchResNet, "forward", lambda self, images: 1.01 * forward(self, images))
     with pytest.raises(AssertionError, match="computes something else than PyTorch"):
         benchmark_training.main(SMALL)
+
+
+TAGGER = ["--batch-size", "4", "--hidden", "5", "--steps", "2", "--buckets", "1"]
+
+
+def test_the_tagger_benchmark_times_both_sides(tmp_path, capsys):
+    assert benchmark_tagger.main([*TAGGER, "--output", str(tmp_path / "measured.json")]) == 0
+    measured = json.loads((tmp_path / "measured.json").read_text())
+    assert list(measured["rows"]) == ["colnorm", "PyTorch"]
+    assert all(row["tokens_per_second"] > 0 for row in measured["rows"].values())
+    assert measured["rows"]["PyTorch"]["speed_to_torch"] == 1
+    assert "PyTorch" in capsys.readouterr().out
+
+
+def test_the_tagger_benchmark_refuses_to_time_another_function(monkeypatch):
+    forward = torch_tagger.TorchTagger.forward
+    monkeypatch.setattr(torch_tagger.TorchTagger, "forward", lambda self, batch: 1.01 * forward(self, batch))
+    with pytest.raises(AssertionError, match="compute different losses"):
+        benchmark_tagger.main([*TAGGER, "--no-characters"])
