@@ -180,7 +180,7 @@ def _read(
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"{name}: expected a floating-point dtype, got {jnp.dtype(dtype)}")
     mask = None if lengths is None else (jnp.arange(T, dtype=jnp.int32)[:, None] < lengths[None])[..., None]  # (T, B, 1)
-    x = jnp.swapaxes(_zero_padding(x.astype(dtype), mask, swapped=True), 0, 1)  # (T, B, D)
+    x = _zero_padding(jnp.swapaxes(x.astype(dtype), 0, 1), mask)  # (T, B, D)
 
     directions = []
     for index, (params, reverse) in enumerate(zip(all_params, reverses, strict=True)):
@@ -238,11 +238,9 @@ def _turn(steps: Array, reverse: bool) -> Array:
     return jnp.flip(steps, 0) if reverse else steps
 
 
-def _zero_padding(values: Array, mask: Array | None, swapped: bool = False) -> Array:
-    """Zero where the mask (T, B, 1) is False; ``swapped`` values are batch-major."""
-    if mask is None:
-        return values
-    return jnp.where(jnp.swapaxes(mask, 0, 1) if swapped else mask, values, jnp.zeros_like(values))
+def _zero_padding(values: Array, mask: Array | None) -> Array:
+    """(T, B, any) values, zero where the mask (T, B, 1) is False."""
+    return values if mask is None else jnp.where(mask, values, jnp.zeros_like(values))
 
 
 def _check(name: str, features: int, x: Array, lengths: Any) -> Array | None:

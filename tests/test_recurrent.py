@@ -195,14 +195,27 @@ def test_half_precision_is_close_to_float32(kind, dtype):
     assert 1e-5 < worst < (0.06 if dtype == jnp.bfloat16 else 0.008)
 
 
-def test_the_cell_state_does_not_lose_small_steps_in_bfloat16():
-    """1,000 steps that each add sigmoid(0) tanh(0.002): c in bfloat16 would stay where a step is below half a unit."""
+def test_the_cell_state_and_its_carry_do_not_lose_small_steps_in_bfloat16():
+    """1,000 steps that each add sigmoid(0) tanh(2^-9): c in bfloat16 would stay where a step is below half a unit."""
     kernel = jnp.zeros((1, 4)).at[0, 2].set(1.0)
     bias = jnp.array([0.0, 100.0, 0.0, 0.0])  # the forget gate is open
     params = {"input_kernel": kernel, "recurrent_kernel": jnp.zeros((1, 4)), "bias": bias}
-    x = jnp.full((1, 1000, 1), 0.002)
-    _, (_, c) = apply(LSTM(1, dtype=jnp.bfloat16), params, x)
-    np.testing.assert_allclose(c, 1000 * 0.5 * np.tanh(0.002), rtol=5e-3)
+    x, layer = jnp.full((1, 1000, 1), 2.0**-9), LSTM(1, dtype=jnp.bfloat16)
+    _, carry = apply(layer, params, x[:, :301])
+    _, (_, c) = apply(layer, params, x[:, 301:], carry=carry)
+    np.testing.assert_allclose(c, 1000 * 0.5 * np.tanh(2.0**-9), rtol=1e-4)
+
+
+def test_pre_activations_are_summed_in_float32_in_bfloat16():
+    """4 + 2^-7 has more bits than bfloat16: summed there, nothing would be left of it beside a bias of -4."""
+    params = {
+        "input_kernel": jnp.zeros((2, 4)).at[:, 2].set(1.0),
+        "recurrent_kernel": jnp.zeros((1, 4)).at[0, 2].set(1.0),
+        "bias": jnp.array([0.0, 0.0, -4.0, 0.0]),
+    }
+    x, carry = jnp.array([[[4.0, 2.0**-7]]]), (jnp.full((1, 1), 2.0**-8), jnp.zeros((1, 1)))
+    _, (_, c) = apply(LSTM(1, dtype=jnp.bfloat16), params, x, None, carry)
+    np.testing.assert_allclose(c, [[0.5 * np.tanh(3 * 2.0**-8)]], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

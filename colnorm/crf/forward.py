@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from colnorm.crf import associative, scan
 from colnorm.crf.chain import Chain, Problem, check_tags, path_terms, prepare
 from colnorm.crf.reductions import NEG_INF, Array, log_sum_exp, sum_less_shift
-from colnorm.crf.scan import last_marginal
+from colnorm.crf.scan import last_marginal, last_scores
 
 # Each has forward_filter, which leaves alphas and shifts, and expectations, which makes the gradient of them.
 METHODS = {"scan": scan, "associative": associative}
@@ -63,23 +63,27 @@ def log_likelihood(chain: Chain, emissions: Array, tags: Array, lengths: Array |
     problem = prepare("log_likelihood", chain, emissions, lengths)
     moves, chosen, end = path_terms(problem, check_tags("log_likelihood", tags, emissions))
     remainder, shifts = _log_partition("scan", *problem)
-    possible = remainder > NEG_INF
-    # Step by step large scores cancel while they are small sums.
-    relative = jnp.sum(sum_less_shift(moves, chosen, shifts), 0) + end
-    return jnp.where(possible, relative - jnp.where(possible, remainder, 0), NEG_INF)
+    # Position by position, large scores cancel before they are added up.
+    relative = jnp.sum(sum_less_shift(moves, chosen, shifts[:-1]), 0) + (end - shifts[-1])
+    return jnp.where(remainder > NEG_INF, relative - remainder, NEG_INF)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _log_partition(method: str, chain: Chain, emissions: Array, mask: Array) -> tuple[Array, Array]:
-    """The log-partition in two parts: a remainder ``(B,)``, whose gradient is that of the whole, and shifts, constants."""
+    """The log-partition as a sum: of a remainder ``(B,)``, whose gradient is that of the whole, and of constant shifts.
+
+    With "scan" there are T + 1 shifts, those of the positions and that of the end.
+    """
     return _forward(method, chain, emissions, mask)[0]
 
 
 def _forward(method: str, chain: Chain, emissions: Array, mask: Array) -> tuple[tuple[Array, Array], tuple[Problem, Any]]:
     problem = Problem(chain, emissions, mask)
     filtered = METHODS[method].forward_filter(problem)
-    remainder = log_sum_exp(filtered.alphas[-1] + chain.end[:, None], 0)
-    return (jnp.where(mask[0], remainder, 0), filtered.shifts), (problem, filtered)
+    final, shift = last_scores(problem, filtered.alphas)
+    remainder = jnp.where(mask[0], log_sum_exp(final, 0), 0)
+    shifts = jnp.concatenate([filtered.shifts, jnp.where(mask[:1], shift, 0)])
+    return (remainder, shifts), (problem, filtered)
 
 
 def _backward(method: str, saved: tuple[Problem, Any], gradients: tuple[Array, Array]) -> tuple[Chain, Array, None]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from colnorm.crf.chain import Chain, prepare
 from colnorm.crf.reductions import NEG_INF, Array, finite_max, log_softmax
-from colnorm.crf.scan import forward_filter, last_marginal, walk_back
+from colnorm.crf.scan import forward_filter, last_marginal, last_scores, walk_back
 
 
 @jax.jit
@@ -58,10 +58,10 @@ def entropy(chain: Chain, emissions: Array, lengths: Array | None = None) -> Arr
     """
     problem = prepare("entropy", chain, emissions, lengths)
     filtered = forward_filter(problem)
-    final = log_softmax(filtered.alphas[-1] + problem.chain.end[:, None], 0)
-    last = jnp.sum(_surprise(last_marginal(problem, filtered.alphas), final), 0)
+    last = log_softmax(last_scores(problem, filtered.alphas)[0], 0)
+    of_last = jnp.sum(_surprise(last_marginal(problem, filtered.alphas), last), 0)
     _, steps = walk_back(problem, filtered, lambda pairs, log_conditional: jnp.sum(_surprise(pairs, log_conditional), (0, 1)))
-    return jnp.sum(steps, 0) + last
+    return of_last + jnp.sum(steps, 0)
 
 
 def _surprise(probability: Array, log_conditional: Array) -> Array:
@@ -86,7 +86,7 @@ def sample(key: Array, chain: Chain, emissions: Array, lengths: Array | None = N
     chain, emissions, mask = problem = prepare("sample", chain, emissions, lengths)
     alphas = forward_filter(problem).alphas
     noise = jax.random.gumbel(key, emissions.shape, emissions.dtype)  # the argmax of scores + noise is a draw
-    final = alphas[-1] + chain.end[:, None]
+    final, _ = last_scores(problem, alphas)
 
     def draw(scores: Array, noise: Array) -> Array:
         # The shift keeps the noise's digits at large scores.

@@ -37,9 +37,9 @@ def forward_filter(problem: Problem) -> Filtered:
     The shifts stay outside of the recursion, so that rounding does not grow with the total.
     """
     chain, emissions, mask = problem
-    first = chain.start[:, None] + emissions[0]
-    first_shift = jnp.where(mask[:1], finite_max(first, 0), 0)
-    first = first - first_shift
+    start = chain.start[:, None]
+    first_shift = jnp.where(mask[:1], finite_max(start + emissions[0], 0), 0)
+    first = sum_less_shift(start, emissions[0], first_shift)
 
     def step(alpha: Array, inputs: tuple[Array, Array]) -> tuple[Array, tuple[Array, ...]]:
         emission, inside = inputs
@@ -56,9 +56,16 @@ def forward_filter(problem: Problem) -> Filtered:
     return Filtered(alphas, jnp.concatenate([first_shift, shifts]), peaks, totals)
 
 
+def last_scores(problem: Problem, alphas: Array) -> tuple[Array, Array]:
+    """Log of the sum over the paths that end the sequence with a tag ``(K, B)``, but for a shift ``(1, B)``, and that."""
+    end = problem.chain.end[:, None]
+    shift = finite_max(alphas[-1] + end, 0)
+    return sum_less_shift(alphas[-1], end, shift), shift
+
+
 def last_marginal(problem: Problem, alphas: Array) -> Array:
     """Posterior ``(K, B)`` of each sequence's last tag; 0 for length 0 and where no path is legal."""
-    return jnp.where(problem.mask[0][None], softmax(alphas[-1] + problem.chain.end[:, None], 0), 0)
+    return jnp.where(problem.mask[0][None], softmax(last_scores(problem, alphas)[0], 0), 0)
 
 
 def walk_back(problem: Problem, filtered: Filtered, collect: Callable[[Array, Array], Any]) -> tuple[Array, Any]:
