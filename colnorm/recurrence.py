@@ -59,7 +59,6 @@ class _Gradients(NamedTuple):
     """What a step back leaves for the parameters."""
 
     gates: Array  # (B, 4H): of the pre-activations
-    recurrent: Any  # "gates" (B, 4H): of h W, before its layer norm; else None
     inner: Any  # (B, H): of the inner layer norm with scale and bias; "plain": None
 
 
@@ -160,7 +159,7 @@ def _recur_backward(kind: str, residuals: Any, gradients: list[Result]) -> Any:
 def _go_back(kind: str, direction: Direction, saved: _Saved, dh: Array, dc: Array) -> tuple[Array, Array, _Gradients]:
     """The gradients of h and c before a step from those after it, and what the step leaves for the parameters."""
     weights = direction.weights
-    recurrent = inner = None
+    inner = None
     if kind == "output":
         inner = dh
         dh = _layer_norm_backward(dh * weights["output_scale"][None], saved.inner)
@@ -170,11 +169,11 @@ def _go_back(kind: str, direction: Direction, saved: _Saved, dh: Array, dc: Arra
         opened = _layer_norm_backward(opened * weights["cell_scale"][None], saved.inner)
     dc = dc + opened
     gates = jnp.concatenate([*(dc * factor for factor in saved.from_c), dh * saved.from_h], -1)
-    before = gates
+    product = gates
     if kind == "gates":
-        before = recurrent = _centred_norm_backward(gates * weights["recurrent_scale"][None], saved.recurrent)
-    dh = _product(before.astype(direction.h.dtype), weights["recurrent_kernel"].T)
-    return dh, dc * saved.forget, _Gradients(gates, recurrent, inner)
+        product = _centred_norm_backward(gates * weights["recurrent_scale"][None], saved.recurrent)
+    dh = _product(product.astype(direction.h.dtype), weights["recurrent_kernel"].T)
+    return dh, dc * saved.forget, _Gradients(gates, inner)
 
 
 def _gather(
@@ -188,12 +187,13 @@ def _gather(
 ) -> Direction:
     """The gradients of all that a direction reads, over all steps at once."""
     x, weights, h, _ = direction
-    projected = left.gates  # (T, B, 4H), the gradient of x W
-    recurrent = left.gates if left.recurrent is None else left.recurrent
+    projected = recurrent = left.gates  # (T, B, 4H), the gradients of x W and h W
     gradients = {"bias": jnp.sum(left.gates, (0, 1))}
     if kind == "gates":
         input_hat = inputs[0] * inputs[1]
         projected = _centred_norm_backward(left.gates * weights["input_scale"][None, None], (input_hat, inputs[1]))
+        # Computed again, over all steps at once: the scan would have to store it.
+        recurrent = _centred_norm_backward(left.gates * weights["recurrent_scale"][None, None], saved.recurrent)
         gradients["input_scale"] = jnp.sum(left.gates * input_hat, (0, 1))
         gradients["recurrent_scale"] = jnp.sum(left.gates * saved.recurrent[0], (0, 1))
     if kind != "plain":

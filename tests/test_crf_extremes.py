@@ -188,14 +188,17 @@ def test_nothing_is_ever_nan(leaves_of, kind):
 
 
 @pytest.mark.parametrize("part", ["transitions", "start", "end", "emissions"])
-def test_no_legal_path(leaves_of, part):
-    problem = random_problem("normal", 4, lengths=[T, T, 2, 2, 3, 3, 4])
+def test_no_legal_path_but_the_empty_one(leaves_of, part):
+    problem = random_problem("normal", 4, lengths=[T, T, 2, 2, 3, 4, 0])
     if part == "emissions":
         problem.emissions[:, 1] = -np.inf
     else:
         getattr(problem.chain, part)[:] = -np.inf
     leaves = leaves_of(problem)
-    for name in ("score", "log_partition", "associative", "log_likelihood", "viterbi_score", "k_best_scores"):
-        assert (leaves.pop(f"[0]['{name}']") == -np.inf).all(), name
+    for name in ("score", "log_partition", "associative", "log_likelihood", "viterbi_score"):
+        np.testing.assert_array_equal(leaves.pop(f"[0]['{name}']"), [-np.inf] * 6 + [0], name)
+    best, *others = leaves.pop("[0]['k_best_scores']").T
+    np.testing.assert_array_equal(best, [-np.inf] * 6 + [0])
+    assert (np.array(others) == -np.inf).all()
     for name, value in leaves.items():
         assert not value.any(), name

@@ -43,6 +43,22 @@ def test_frequencies_are_probabilities(kind):
             assert abs(chi - n) < 5 * np.sqrt(2 * n) + 1
 
 
+@pytest.mark.parametrize("part", ["transitions", "start", "end"])
+def test_no_legal_path_is_drawn_as_zeros(part):
+    chain, emissions, _, lengths = random_problem("normal", 1, lengths=[2, 3, 4, 5, 6, 6, 6])
+    chain = chain._replace(**{part: np.full_like(getattr(chain, part), -np.inf)})
+    assert not many(jax.random.key(0), chain, emissions, lengths).any()
+
+
+def test_large_scores_leave_the_draw_its_digits():
+    """Numbers of 3e7 are 2 apart in float32: noise that was added to them would be lost."""
+    chain = crf.Chain(*(np.full(shape, 3e7, np.float32) for shape in ((K, K), (K,), (K,))))
+    emissions, lengths = np.zeros((B, T, K), np.float32), np.full(B, T, np.int32)
+    tags = np.asarray(many(jax.random.key(4), chain, emissions, lengths))
+    frequencies = (tags[..., None] == np.arange(K)).mean(0)  # (B, T, K)
+    np.testing.assert_allclose(frequencies, 1 / K, atol=5 * np.sqrt((K - 1) / K**2 / DRAWS))
+
+
 def test_sequences_of_a_batch_are_drawn_independently_and_by_their_key():
     rng = np.random.default_rng(0)
     chain = crf.Chain(*(rng.normal(size=shape).astype(np.float32) for shape in ((K, K), (K,), (K,))))
