@@ -1,0 +1,127 @@
+"""What every benchmark does: sides timed in turn in one process, their spread and memory; rows as a table, JSON, curves."""
+
+import ctypes
+import gc
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Call = Callable[[], Any]
+"""One piece of work, finished when it returns: what JAX computes is waited for (``jax.block_until_ready``)."""
+
+
+def measure(sides: Mapping[str, Call], *, repeats: int = 11, visit_s: float = 0.05) -> dict[str, dict[str, Any]]:
+    """Times each side, in turn, ``repeats`` times, after one call that is timed apart.
+
+    A visit to a side is one call that nobody times, after which its threads and caches are its own again, and then as many
+    as fill ``visit_s``; what is kept is their mean. The order of the sides changes with every round.
+
+    Args:
+      sides: by name; every ratio is to the first.
+
+    Returns:
+      of each side ``first_call_s`` (compilation, warm-up), ``median_ms``, ``quartiles_ms``, ``peak_mib`` (None where the
+      system can't tell) and ``ratio``: its median time over that of the first side.
+    """
+    names = list(sides)
+    first, calls = {}, {}
+    for name, call in sides.items():
+        began = time.perf_counter()
+        call()
+        first[name] = time.perf_counter() - began
+        began = time.perf_counter()
+        call()
+        calls[name] = max(1, math.ceil(visit_s / max(time.perf_counter() - began, 1e-6)))
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(repeats):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            call = sides[name]
+            call()
+            began = time.perf_counter()
+            for _ in range(calls[name]):
+                call()
+            times[name].append((time.perf_counter() - began) / calls[name])
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    return {
+        name: {
+            "first_call_s": round(first[name], 3),
+            "median_ms": _digits(1e3 * medians[name]),
+            "quartiles_ms": [_digits(1e3 * float(quartile)) for quartile in np.percentile(values, (25, 75))],
+            "ratio": _digits(medians[name] / medians[names[0]]),
+            "peak_mib": peak_mib(sides[name]),
+        }
+        for name, values in times.items()
+    }
+
+
+def peak_mib(call: Call) -> float | None:
+    """The most memory that a call takes beyond what the process holds before it, in MiB; None where Linux doesn't tell.
+
+    The allocator first gives back what it keeps, and the kernel's peak of the resident set is reset.
+    """
+    try:
+        trim = ctypes.CDLL("libc.so.6").malloc_trim
+        gc.collect()
+        trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _resident("VmRSS")
+        call()
+        return round(max(_resident("VmHWM") - before, 0) / 1024, 1)
+    except (OSError, AttributeError):
+        return None
+
+
+def _resident(name: str) -> int:
+    """A line of this process's status, in KiB."""
+    found = re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(found[1]) if found else 0
+
+
+def machine() -> dict[str, Any]:
+    """Hardware, versions, threads and settings of both sides; the peers' threads become as many as there are cores."""
+    import torch
+
+    from experiments import process
+
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    settings = {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if os.environ.get(name)}
+    return {**process.describe(), "torch": torch.__version__, "threads": threads, **settings}
+
+
+def require_peers() -> str | None:
+    """What to tell a user who lacks the peers, else None."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "torchcrf", "torch_struct") if find_spec(name) is None]
+    if not missing:
+        return None
+    return f"{', '.join(missing)} missing: pip install 'colnorm[bench]' (the README names a CPU build of PyTorch)"
+
+
+def show(measured: Mapping[str, Any]) -> None:
+    """Prints ``{"what", "machine", "rows": {case: {side: figures}}}``, one line a side."""
+    from experiments import report
+
+    header = ("", "side", "first call", "median", "quartiles", "time / first", "peak memory")
+    lines = []
+    for case, sides in measured["rows"].items():
+        for number, (name, row) in enumerate(sides.items()):
+            peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:,.1f} MiB"
+            quartiles = "{:g} to {:g}".format(*row["quartiles_ms"])
+            figures = (f"{row['first_call_s']:.2f} s", f"{row['median_ms']:g} ms", quartiles, f"{row['ratio']:.2f}", peak)
+            lines.append((case if not number else "", name, *figures))
+    console = report.make_console()
+    console.print(report.plain_table(measured["what"], header, lines))
+    console.print(", ".join(f"{key} {value}" for key, value in measured["machine"].items()), soft_wrap=True, highlight=False)
+
+
+def _digits(value: float) -> float:
+    """Four significant digits."""
+    return float(f"{value:.4g}")
