@@ -6,18 +6,18 @@ r"""The log-partition function, its gradient written out, and the log-likelihood
 """
 
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from colnorm.crf import associative, scan
+from colnorm.crf import associative, scaled, scan
 from colnorm.crf.chain import Chain, Problem, check_tags, path_terms, prepare
 from colnorm.crf.reductions import NEG_INF, Array, log_sum_exp, sum_less_shift
 from colnorm.crf.scan import last_marginal, last_scores
 
-# Each has forward_filter, which leaves alphas and shifts, and expectations, which makes the gradient of them.
-METHODS = {"scan": scan, "associative": associative}
+METHODS = ("scan", "associative")
 
 
 @partial(jax.jit, static_argnames=("method",))
@@ -31,7 +31,8 @@ def log_partition(chain: Chain, emissions: Array, lengths: Array | None = None, 
       chain: log-potentials; -inf forbids a move.
       emissions: ``(B, T, K)``; -inf forbids a tag.
       lengths: ``(B,)`` integers, all T by default.
-      method: "scan" takes T steps. "associative" takes about 2 log2 T, with K times as much work and memory for
+      method: "scan" takes T steps, in products of matrices where they are exact and in the log domain where they
+        are not (:mod:`colnorm.crf.scaled`). "associative" takes about 2 log2 T, with K times as much work and memory for
         ``B * T * K^3`` numbers: for thousands of positions on an accelerator; on a CPU it is several times slower. Values
         and gradients are the same up to rounding.
 
@@ -39,7 +40,7 @@ def log_partition(chain: Chain, emissions: Array, lengths: Array | None = None, 
       ``(B,)`` in nats: 0 for length 0; -inf with a gradient of 0 where no path is legal.
     """
     if method not in METHODS:
-        raise ValueError(f"log_partition: expected method to be one of {tuple(METHODS)}, got {method!r}")
+        raise ValueError(f"log_partition: expected method to be one of {METHODS}, got {method!r}")
     remainder, shifts = _log_partition(method, *prepare("log_partition", chain, emissions, lengths))
     return remainder + jnp.sum(shifts, 0)
 
@@ -79,20 +80,43 @@ def _log_partition(method: str, chain: Chain, emissions: Array, mask: Array) -> 
 
 def _forward(method: str, chain: Chain, emissions: Array, mask: Array) -> tuple[tuple[Array, Array], tuple[Problem, Any]]:
     problem = Problem(chain, emissions, mask)
-    filtered = METHODS[method].forward_filter(problem)
-    final, shift = last_scores(problem, filtered.alphas)
-    remainder = jnp.where(mask[0], log_sum_exp(final, 0), 0)
-    shifts = jnp.concatenate([filtered.shifts, jnp.where(mask[:1], shift, 0)])
-    return (remainder, shifts), (problem, filtered)
+    if method == "scan":
+        passes = scaled.run(problem)
+        return _value(problem, passes), (problem, passes)
+    filtered = associative.forward_filter(problem)
+    return _value_of_filtered(problem, filtered), (problem, filtered)
 
 
 def _backward(method: str, saved: tuple[Problem, Any], gradients: tuple[Array, Array]) -> tuple[Chain, Array, None]:
-    problem, filtered = saved
-    gradient, _ = gradients
-    marginals, transitions = METHODS[method].expectations(problem, filtered, gradient)
-    emissions = marginals * gradient[None, None]
-    end = jnp.sum(last_marginal(problem, filtered.alphas) * gradient[None], 1)
-    return Chain(transitions, jnp.sum(emissions[0], 1), end), emissions, None
+    gradient_of = _gradient if method == "scan" else partial(_gradient_of_filtered, associative)
+    chain, emissions = gradient_of(*saved, gradients[0])
+    return chain, emissions, None
 
 
 _log_partition.defvjp(_forward, _backward)
+
+
+def _value_of_filtered(problem: Problem, filtered: Any) -> tuple[Array, Array]:
+    final, shift = last_scores(problem, filtered.alphas)
+    remainder = jnp.where(problem.mask[0], log_sum_exp(final, 0), 0)
+    return remainder, jnp.concatenate([filtered.shifts, jnp.where(problem.mask[:1], shift, 0)])
+
+
+def _gradient_of_filtered(recursion: ModuleType, problem: Problem, filtered: Any, weights: Array) -> tuple[Chain, Array]:
+    """The gradient of the weighted sum over sequences, by chain and emissions; ``recursion`` made ``filtered``."""
+    marginals, transitions = recursion.expectations(problem, filtered, weights)
+    emissions = marginals * weights[None, None]
+    end = jnp.sum(last_marginal(problem, filtered.alphas) * weights[None], 1)
+    return Chain(transitions, jnp.sum(emissions[0], 1), end), emissions
+
+
+def _scaled_gradient(problem: Problem, passes: scaled.Passes, weights: Array) -> tuple[Chain, Array]:
+    emissions, transitions, end = scaled.expectations(problem, passes, weights)
+    return Chain(transitions, jnp.sum(emissions[0], 1), end), emissions
+
+
+_value = scaled.or_else(scaled.log_partition, lambda problem: _value_of_filtered(problem, scan.forward_filter(problem)))
+_gradient = scaled.or_else(
+    _scaled_gradient,
+    lambda problem, weights: _gradient_of_filtered(scan, problem, scan.forward_filter(problem), weights),
+)

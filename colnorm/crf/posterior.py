@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from colnorm.crf.chain import Chain, prepare
+from colnorm.crf import scaled
+from colnorm.crf.chain import Chain, Problem, prepare
 from colnorm.crf.reductions import NEG_INF, Array, finite_max, log_softmax
 from colnorm.crf.scan import forward_filter, last_marginal, last_scores, walk_back
 
@@ -21,8 +22,14 @@ def marginals(chain: Chain, emissions: Array, lengths: Array | None = None) -> A
       ``(B, T, K)``, each position's sum 1; 0 past the length and where no path is legal.
     """
     problem = prepare("marginals", chain, emissions, lengths)
-    tags, _ = walk_back(problem, forward_filter(problem), lambda pairs, log_conditional: None)
-    return jnp.transpose(tags, (2, 0, 1))
+    return jnp.transpose(_marginals(problem, scaled.run(problem)), (2, 0, 1))
+
+
+def _exact_marginals(problem: Problem) -> Array:
+    return walk_back(problem, forward_filter(problem), lambda pairs, log_conditional: None)[0]
+
+
+_marginals = scaled.or_else(scaled.marginals, _exact_marginals)
 
 
 @jax.jit
