@@ -29,5 +29,5 @@ clean:
 	touch $@
 
 .venv/.peers: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' 'pytorch-crf>=0.7.2'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' 'pytorch-crf>=0.7.2' 'torch-struct>=0.5'
 	touch $@

@@ -16,7 +16,9 @@ Call = Callable[[], Any]
 """One piece of work, finished when it returns: what JAX computes is waited for (``jax.block_until_ready``)."""
 
 
-def measure(sides: Mapping[str, Call], *, repeats: int = 11, visit_s: float = 0.05) -> dict[str, dict[str, Any]]:
+def measure(
+    sides: Mapping[str, Call], *, repeats: int = 11, visit_s: float = 0.05, budget_s: float = 15.0
+) -> dict[str, dict[str, Any]]:
     """Times each side, in turn, ``repeats`` times, after one call that is timed apart.
 
     A visit to a side is one call that nobody times, after which its threads and caches are its own again, and then as many
@@ -24,6 +26,9 @@ def measure(sides: Mapping[str, Call], *, repeats: int = 11, visit_s: float = 0.
 
     Args:
       sides: by name; every ratio is to the first.
+      repeats: visits to each side.
+      visit_s: seconds that a visit takes at least.
+      budget_s: seconds after which a slow side is not visited again, if it was three times.
 
     Returns:
       of each side ``first_call_s`` (compilation, warm-up), ``median_ms``, ``quartiles_ms``, ``peak_mib`` (None where the
@@ -41,7 +46,9 @@ def measure(sides: Mapping[str, Call], *, repeats: int = 11, visit_s: float = 0.
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(repeats):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            call = sides[name]
+            call, spent = sides[name], sum(times[name]) * calls[name]
+            if len(times[name]) >= 3 and spent > budget_s:
+                continue
             call()
             began = time.perf_counter()
             for _ in range(calls[name]):

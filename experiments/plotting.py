@@ -173,3 +173,27 @@ def draw_tagging_comparison(histories: Mapping[str, History], path: Path, title:
     axes[0, 0].legend(ncols=2)
     figure.suptitle(title)
     return _save(figure, path)
+
+
+def draw_sweep(swept: Mapping[str, Mapping[str, Any]], path: Path, title: str) -> Path:
+    """Milliseconds of several sides over one size at a time, all axes logarithmic: a column for each axis, a row for each work.
+
+    Args:
+      swept: axis -> ``{"sizes": [...], work: {side: [milliseconds]}}``.
+    """
+    works = [name for name in next(iter(swept.values())) if name != "sizes"]
+    figure, axes = _figure(len(works), len(swept), 4 * len(swept), 3 * len(works) + 0.4)
+    for column, (name, panel) in enumerate(swept.items()):
+        for row, work in enumerate(works):
+            axis = axes[row, column]
+            for side, times in panel[work].items():
+                axis.loglog(panel["sizes"], times, marker=".", label=side)
+            axis.set_xticks(panel["sizes"], [str(size) for size in panel["sizes"]], minor=False)
+            axis.set_xticks([], minor=True)
+            axis.set_xlabel(name)
+            axis.grid(alpha=0.3)
+            if not column:
+                axis.set_ylabel(f"{work}, ms")
+    axes[0, 0].legend()
+    figure.suptitle(title)
+    return _save(figure, path)

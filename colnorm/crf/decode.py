@@ -33,31 +33,38 @@ def viterbi(chain: Chain, emissions: Array, lengths: Array | None = None) -> tup
 def _best_path(problem: Problem) -> tuple[Array, Array]:
     """Time-major tags ``(T, B)``, and whether any path is legal ``(B,)``.
 
-    Only maxima are kept on the way forward. The tag that a maximum came from is found on the way back, for the one tag
-    chosen: K comparisons a step and not K^2.
+    The tag that a maximum came from is found on the way back, for the one tag chosen: K comparisons a step and not K^2.
     """
-    chain, emissions, mask = problem
-
-    def forward(best: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        emission, inside = inputs
-        new = best_move(best, chain.transitions) + emission
-        best = jnp.where(inside[None], new - finite_max(new, 0), best)
-        return best, best
+    chain, _, mask = problem
 
     def back(after: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         best, inside = inputs
         tag = jnp.where(inside, _argmax(best + chain.transitions[:, after]), after)
         return tag, tag
 
-    first = chain.start[:, None] + emissions[0]
-    first = first - finite_max(first, 0)
-    _, rest = jax.lax.scan(forward, first, (emissions[1:], mask[1:]))
-    bests = jnp.concatenate([first[None], rest])
+    bests = _maxima(problem)
     final = bests[-1] + chain.end[:, None]
     last = _argmax(final)
     _, tags = jax.lax.scan(back, last, (bests[:-1], mask[1:]), reverse=True)
     possible = (jnp.max(final, 0) > NEG_INF) | ~mask[0]
     return jnp.where(mask & possible[None], jnp.concatenate([tags, last[None]]), 0), possible
+
+
+def _maxima(problem: Problem) -> Array:
+    """Score of the best path that ends in each tag ``(T, K, B)``, but for a shift of each position; held past the length."""
+    chain, emissions, mask = problem
+
+    def forward(carry: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+        best, highest = carry
+        emission, inside = inputs
+        # The highest score is taken out a step late: at once, XLA would compute the maxima twice, for it and for the rest.
+        new = best_move(best, chain.transitions) + (emission - highest)
+        best = jnp.where(inside[None], new, best)
+        return (best, finite_max(best, 0)), best
+
+    first = chain.start[:, None] + emissions[0]
+    _, rest = jax.lax.scan(forward, (first, finite_max(first, 0)), (emissions[1:], mask[1:]))
+    return jnp.concatenate([first[None], rest])
 
 
 def _argmax(scores: Array) -> Array:
@@ -82,37 +89,45 @@ def k_best(chain: Chain, emissions: Array, lengths: Array | None = None, k: int 
     """
     if not isinstance(k, int) or k < 1:
         raise ValueError(f"k_best: expected an integer k of at least 1, got {k!r}")
-    chain, emissions, mask = prepare("k_best", chain, emissions, lengths)
-    emissions = jnp.swapaxes(emissions, 1, 2)
-    _, B, K = emissions.shape
-    into = chain.transitions.T[None, :, :, None]  # (1, to, from, 1)
+    problem = prepare("k_best", chain, emissions, lengths)
+    tags, lost = _best_paths(jax.lax.stop_gradient(problem), k)
+    scores = jax.vmap(path_score, (None, 2), 1)(problem, tags)
+    # In order even where rounding is not; the gradient is that of each path's own score.
+    ordered = jax.lax.stop_gradient(scores[:, :1] + lost) + (scores - jax.lax.stop_gradient(scores))
+    return jnp.transpose(tags, (1, 2, 0)), jnp.where(lost > NEG_INF, ordered, NEG_INF)
 
-    # (B, K, k): the scores of the k best paths that end in a tag. At first there is one path each.
-    first = jnp.full((B, K, k), NEG_INF, emissions.dtype).at[:, :, 0].set(chain.start[None] + emissions[0])
 
-    def forward(best: Array, inputs: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        emission, inside = inputs
-        new, origins = jax.lax.top_k((best[:, None] + into).reshape(B, K, K * k), k)
-        new = new + emission[:, :, None]
-        shift = finite_max(new, (1, 2))
-        best = jnp.where(inside[:, None, None], new - shift, best)
-        return best, (origins, jnp.where(inside, shift[:, 0, 0], 0))
+def _best_paths(problem: Problem, k: int) -> tuple[Array, Array]:
+    """Tags ``(T, B, k)`` of the k best paths, and what each scores less than the best one ``(B, k)``, -inf where there is none.
 
-    def back(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        origins, inside = inputs
-        before = jnp.take_along_axis(origins.reshape(B, K * k), state, axis=1)
-        state = jnp.where(inside[:, None], before, state)
-        return state, state
+    The maxima of the way forward say what the best beginning is worth that an end of a path can have. So on the way back the
+    k ends with the best complete paths are enough: each stands for a path of its own, none worse than any of an end left out.
+    """
+    chain, _, mask = problem
+    bests = jnp.swapaxes(_maxima(problem), 1, 2)  # (T, B, K)
+    K, places = bests.shape[2], jnp.arange(k, dtype=jnp.int32)[None]
+    into = chain.transitions.T  # (to, from)
 
-    final, (origins, shifts) = jax.lax.scan(forward, first, (emissions[1:], mask[1:]))
-    # A state is tag * k + rank: lower tags come first among equal scores, as in viterbi.
-    scores, last = jax.lax.top_k((final + chain.end[None, :, None]).reshape(B, K * k), k)
-    _, states = jax.lax.scan(back, last, (origins, mask[1:]), reverse=True)
-    tags = jnp.concatenate([states, last[None]]) // k  # (T, B, k)
+    def back(ends: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        lost, tags = ends  # (B, k): of the best path with each end, and the end's first tag
+        best, inside = inputs
+        arrivals = best[:, None, :] + into[tags]  # (B, k, K)
+        candidates = lost[:, :, None] + (arrivals - finite_max(arrivals, 2))
+        least, chosen = jax.lax.top_k(candidates.reshape(-1, k * K), k)
+        ends = jnp.where(inside[:, None], least, lost), jnp.where(inside[:, None], chosen % K, tags)
+        return ends, (ends[1], jnp.where(inside[:, None], chosen // K, places))
 
-    some = mask[0][:, None]
-    exists = (scores > NEG_INF) & some
-    empty = ~some & (jnp.arange(k) == 0)[None]
-    scores = jnp.where(exists, scores + jnp.sum(shifts, 0)[:, None], jnp.where(empty, jnp.zeros((), scores.dtype), NEG_INF))
-    tags = jnp.where(mask[:, :, None] & exists[None], tags, 0)
-    return jnp.transpose(tags, (1, 2, 0)).astype(jnp.int32), scores
+    def ahead(slot: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        tags, origins = inputs
+        return jnp.take_along_axis(origins, slot, 1), jnp.take_along_axis(tags, slot, 1)
+
+    final = bests[-1] + chain.end[None]
+    final = jnp.pad(final - finite_max(final, 1), ((0, 0), (0, max(k - K, 0))), constant_values=NEG_INF)
+    lost, last = jax.lax.top_k(final, k)
+    last = jnp.minimum(last, K - 1)
+    (lost, _), (rest, origins) = jax.lax.scan(back, (lost, last), (bests[:-1], mask[1:]), reverse=True)
+    slots, tags = jax.lax.scan(ahead, jnp.broadcast_to(places, lost.shape), (rest, origins))
+    tags = jnp.concatenate([tags, jnp.take_along_axis(last, slots, 1)[None]])
+    # Of no words there is one path, with nothing to lose.
+    lost = jnp.where(mask[0][:, None], lost, jnp.where(places == 0, jnp.zeros((), lost.dtype), NEG_INF))
+    return jnp.where(mask[:, :, None] & (lost > NEG_INF)[None], tags, 0), lost

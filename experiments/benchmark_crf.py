@@ -1,0 +1,254 @@
+"""Times the linear-chain CRF beside pytorch-crf and torch-struct, in one process, interleaved.
+
+    python -m experiments.benchmark_crf --output benchmark.json --plot benchmark.png
+
+Float32, the same numbers and threads on all sides; losses, gradients and decoded paths are compared before anything is timed.
+The loss is the negative log-likelihood of the tags, the gradient is by emissions, transitions, start and end. Further rows
+have no peer: the same with moves forbidden as in BIO, marginals, and the 5 best paths, beside the forward pass. With --plot
+both sides run over lengths, numbers of tags and batch sizes too.
+
+What bounds ours on two cores: at K = 17 a step of a scan is a product of 10 to 40 microseconds, so what XLA spends around it
+counts as much; at K = 64 the products are half of the time. Tried without gain: forward and backward recursion in one scan
+over a doubled batch (as fast, and not as simple), (B, K) instead of (K, B) in a step (up to twice the time), one product over
+all positions for the gradient of the transitions (slower than one a position), exponentials inside of the scan.
+"""
+
+import dataclasses
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+Shape = tuple[int, int, int]
+SWEEPS: Mapping[str, Sequence[Shape]] = {
+    "T": [(32, T, 17) for T in (8, 32, 128, 512, 2048)],
+    "K": [(32, 64, K) for K in (3, 9, 17, 33, 65, 129)],
+    "B": [(B, 64, 17) for B in (1, 4, 16, 64, 256)],
+}
+RTOL, ATOL = 1e-4, 1e-3  # of sums over a batch, between two programs in float32
+K_BEST = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What to time."""
+
+    shapes: tuple[Shape, ...] = ((32, 64, 17), (128, 104, 17), (32, 128, 64), (8, 1024, 17))
+    """Batch, length, tags."""
+    ragged: bool = False
+    """Lengths from half to the whole, instead of all the same."""
+    struct: bool = True
+    """Time torch-struct too, which takes seconds a call where there are many tags."""
+    repeats: int = 11
+    """Visits to each side."""
+    output: Path | None = None
+    """Write the measurements here as JSON."""
+    plot: Path | None = None
+    """Time a sweep over lengths, tags and batch sizes, and draw it here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The same numbers for all sides, as NumPy: a chain's parts, emissions, tags, lengths."""
+
+    transitions: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    emissions: np.ndarray
+    tags: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def draw(cls, shape: Shape, ragged: bool) -> "Inputs":
+        """Standard normal potentials."""
+        rng = np.random.default_rng(0)
+        B, T, K = shape
+        transitions, start, end, emissions = (
+            rng.normal(size=size).astype(np.float32) for size in ((K, K), (K,), (K,), (B, T, K))
+        )
+        lengths = rng.integers((T + 1) // 2, T + 1, B) if ragged else np.full(B, T)
+        lengths[0] = T
+        return cls(transitions, start, end, emissions, rng.integers(0, K, (B, T)).astype(np.int32), lengths.astype(np.int32))
+
+
+def ours(inputs: Inputs, constrained: bool = False) -> dict[str, Callable[[], Any]]:
+    """The compiled functions by what they do; each waits for its result."""
+    import jax
+    import jax.numpy as jnp
+
+    from colnorm import crf
+
+    chain = crf.Chain(*(jnp.asarray(part) for part in (inputs.transitions, inputs.start, inputs.end)))
+    emissions, tags, lengths = (jnp.asarray(part) for part in (inputs.emissions, inputs.tags, inputs.lengths))
+    names = ["O"] + [f"{prefix}-{number}" for number in range(len(inputs.start) // 2) for prefix in "BI"]
+    constrain = functools.partial(crf.constrain, tag_names=names) if constrained else lambda chain: chain
+    if constrained:
+        tags = crf.viterbi(constrain(chain), emissions, lengths)[0]  # a path that is legal
+
+    def loss(chain: Any, emissions: Any) -> Any:
+        return -jnp.sum(crf.log_likelihood(constrain(chain), emissions, tags, lengths))
+
+    functions: dict[str, Callable[..., Any]] = {
+        "loss + gradient": jax.value_and_grad(loss, (0, 1)),
+        "decode": lambda chain, emissions: crf.viterbi(constrain(chain), emissions, lengths),
+        "forward": lambda chain, emissions: crf.log_partition(constrain(chain), emissions, lengths),
+        "marginals": lambda chain, emissions: crf.marginals(constrain(chain), emissions, lengths),
+        f"{K_BEST} best": lambda chain, emissions: crf.k_best(constrain(chain), emissions, lengths, k=K_BEST),
+    }
+
+    def waiting(compiled: Callable[..., Any]) -> Callable[[], Any]:
+        return lambda: jax.block_until_ready(compiled(chain, emissions))
+
+    return {name: waiting(jax.jit(function)) for name, function in functions.items()}
+
+
+def pytorch_crf(inputs: Inputs) -> dict[str, Callable[[], Any]]:
+    """pytorch-crf; its decode returns lists."""
+    import torch
+    import torchcrf
+
+    peer: Any = torchcrf.CRF(len(inputs.start), batch_first=True)
+    names = {"transitions": inputs.transitions, "start_transitions": inputs.start, "end_transitions": inputs.end}
+    peer.load_state_dict({name: torch.tensor(value) for name, value in names.items()})
+    emissions: Any = torch.tensor(inputs.emissions, requires_grad=True)
+    tags, lengths = torch.tensor(inputs.tags).long(), torch.tensor(inputs.lengths)
+    mask = torch.arange(emissions.shape[1])[None] < lengths[:, None]
+
+    def loss_and_gradient() -> Any:
+        peer.zero_grad()
+        emissions.grad = None
+        loss = -peer(emissions, tags, mask=mask)
+        loss.backward()
+        gradients = peer.transitions.grad, peer.start_transitions.grad, peer.end_transitions.grad
+        return loss.detach().numpy(), ([part.numpy() for part in gradients], emissions.grad.numpy())
+
+    @torch.no_grad()
+    def decode() -> Any:
+        return peer.decode(emissions, mask=mask)
+
+    return {"loss + gradient": loss_and_gradient, "decode": decode}
+
+
+def torch_struct(inputs: Inputs) -> dict[str, Callable[[], Any]]:
+    """torch-struct's LinearChainCRF over (B, T - 1, to, from) potentials, which are part of the work."""
+    import torch
+    import torch_struct as struct
+
+    parts: Any = [torch.tensor(part, requires_grad=True) for part in (inputs.transitions, inputs.start, inputs.end)]
+    emissions: Any = torch.tensor(inputs.emissions, requires_grad=True)
+    tags, lengths = torch.tensor(inputs.tags).long(), torch.tensor(inputs.lengths).long()
+    B, T = tags.shape
+    rows = torch.arange(B)
+
+    def distribution() -> Any:
+        transitions, start, end = parts
+        potentials = transitions.T[None, None] + emissions[:, 1:, :, None]
+        first = torch.nn.functional.pad((start + emissions[:, 0])[:, None, None, :], (0, 0, 0, 0, 0, T - 2))
+        # Where a sequence ends its last move takes the end in.
+        ends = torch.zeros(B, T - 1).index_put((rows, lengths - 2), torch.ones(B))
+        return struct.LinearChainCRF(potentials + first + ends[:, :, None, None] * end[None, None, :, None], lengths=lengths)
+
+    def loss_and_gradient() -> Any:
+        for leaf in (*parts, emissions):
+            leaf.grad = None
+        crf = distribution()
+        event = struct.LinearChainCRF.struct.to_parts(tags, len(inputs.start), lengths=lengths).type_as(emissions)
+        loss = -crf.log_prob(event).sum()
+        loss.backward()
+        gradients: Any = [part.grad.numpy() for part in parts], emissions.grad.numpy()
+        return loss.detach().numpy(), gradients
+
+    def decode() -> Any:
+        return struct.LinearChainCRF.struct.from_parts(distribution().argmax)[0]
+
+    return {"loss + gradient": loss_and_gradient, "decode": decode}
+
+
+PEERS = {"pytorch-crf": pytorch_crf, "torch-struct": torch_struct}
+
+
+def compare(name: str, inputs: Inputs, mine: Mapping[str, Callable], peer: Mapping[str, Callable]) -> None:
+    """Raises AssertionError where a peer's loss, gradients or decoded paths are not ours."""
+    import jax
+
+    expected, actual = (jax.tree.leaves(side["loss + gradient"]()) for side in (peer, mine))
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, RTOL, ATOL, err_msg=f"{name} has another loss or gradient")
+    paths, _ = mine["decode"]()
+    for ours, theirs, length in zip(np.asarray(paths), peer["decode"](), inputs.lengths, strict=True):
+        np.testing.assert_array_equal(ours[:length], np.asarray(theirs)[:length], f"{name} decodes another path")
+
+
+def measure(command: Command) -> dict[str, Any]:
+    """Compares and times every shape."""
+    from experiments import benchmarking
+
+    machine = benchmarking.machine()
+    rows: dict[str, Any] = {}
+    for shape in command.shapes:
+        inputs = Inputs.draw(shape, command.ragged)
+        mine, constrained = ours(inputs), ours(inputs, constrained=True) if shape[2] % 2 else {}
+        peers = {name: make(inputs) for name, make in PEERS.items() if command.struct or name != "torch-struct"}
+        for name, peer in peers.items():
+            compare(name, inputs, mine, peer)
+        for work in ("loss + gradient", "decode"):
+            sides = {"colnorm": mine[work], **{name: peer[work] for name, peer in peers.items()}}
+            if constrained:
+                sides["colnorm, BIO"] = constrained[work]
+            rows[f"{shape} {work}"] = benchmarking.measure(sides, repeats=command.repeats)
+        alone = {name: mine[name] for name in ("forward", "marginals", f"{K_BEST} best")}
+        rows[f"{shape} posterior"] = benchmarking.measure(alone, repeats=command.repeats)
+    what = f"linear-chain CRF, (batch, length, tags), float32{', ragged' if command.ragged else ''}"
+    return {"what": what, "machine": machine, "rows": rows}
+
+
+def sweep(repeats: int = 3) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Median milliseconds over one size at a time: axis -> work -> side -> times."""
+    from experiments import benchmarking
+
+    swept: dict[str, Any] = {}
+    for axis, shapes in SWEEPS.items():
+        swept[axis] = {"sizes": [shape["BTK".index(axis)] for shape in shapes]}
+        for shape in shapes:
+            inputs = Inputs.draw(shape, ragged=False)
+            mine, peer = ours(inputs), pytorch_crf(inputs)
+            for work in ("loss + gradient", "decode"):
+                timed = benchmarking.measure({"colnorm": mine[work], "pytorch-crf": peer[work]}, repeats=repeats)
+                for side, row in timed.items():
+                    swept[axis].setdefault(work, {}).setdefault(side, []).append(row["median_ms"])
+    return swept
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    command = tyro.cli(Command, prog="python -m experiments.benchmark_crf", args=arguments, description=__doc__)
+    from experiments import benchmarking, process
+
+    missing = benchmarking.require_peers()
+    if missing:
+        print(f"error: {missing}", file=sys.stderr)
+        return 1
+    process.prepare(None)
+    # pytorch-crf selects by bytes, torch-struct builds distributions without checks: both warn on every call.
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    measured = measure(command)
+    benchmarking.show(measured)
+    if command.plot is not None:
+        from experiments import plotting
+
+        measured["sweep"] = sweep()
+        print(plotting.draw_sweep(measured["sweep"], command.plot, "linear-chain CRF; others 32 sequences of 64 and 17 tags"))
+    if command.output is not None:
+        from colnorm.checkpoint import write_json
+
+        write_json(command.output, measured)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
