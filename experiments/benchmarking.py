@@ -17,7 +17,12 @@ Call = Callable[[], Any]
 
 
 def measure(
-    sides: Mapping[str, Call], *, repeats: int = 11, visit_s: float = 0.05, budget_s: float = 15.0
+    sides: Mapping[str, Call],
+    *,
+    check: Callable[[dict[str, Any]], None] | None = None,
+    repeats: int = 11,
+    visit_s: float = 0.05,
+    budget_s: float = 15.0,
 ) -> dict[str, dict[str, Any]]:
     """Times each side, in turn, ``repeats`` times, after one call that is timed apart.
 
@@ -26,6 +31,7 @@ def measure(
 
     Args:
       sides: by name; every ratio is to the first.
+      check: is given what the first call of each side returned, before anything else is timed; raises where they differ.
       repeats: visits to each side.
       visit_s: seconds that a visit takes at least.
       budget_s: seconds after which a slow side is not visited again, if it was three times.
@@ -35,11 +41,16 @@ def measure(
       system can't tell) and ``ratio``: its median time over that of the first side.
     """
     names = list(sides)
-    first, calls = {}, {}
+    first, results = {}, {}
     for name, call in sides.items():
         began = time.perf_counter()
-        call()
+        results[name] = call()
         first[name] = time.perf_counter() - began
+    if check is not None:
+        check(results)
+    del results
+    calls = {}
+    for name, call in sides.items():
         began = time.perf_counter()
         call()
         calls[name] = max(1, math.ceil(visit_s / max(time.perf_counter() - began, 1e-6)))
