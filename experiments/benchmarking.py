@@ -19,10 +19,10 @@ Call = Callable[[], Any]
 def measure(
     sides: Mapping[str, Call],
     *,
-    check: Callable[[dict[str, Any]], None] | None = None,
+    check: Callable[[dict[str, Any]], Mapping[str, float]] | None = None,
     repeats: int = 11,
     visit_s: float = 0.05,
-    budget_s: float = 15.0,
+    budget_s: float = 6.0,
 ) -> dict[str, dict[str, Any]]:
     """Times each side, in turn, ``repeats`` times, after one call that is timed apart.
 
@@ -31,7 +31,8 @@ def measure(
 
     Args:
       sides: by name; every ratio is to the first.
-      check: is given what the first call of each side returned, before anything else is timed; raises where they differ.
+      check: is given what the first call of each side returned, before anything else is timed; raises where they differ, and
+        may return how far sides are off, by side, which becomes ``gradient_error`` of their rows.
       repeats: visits to each side.
       visit_s: seconds that a visit takes at least.
       budget_s: seconds after which a slow side is not visited again, if it was three times.
@@ -46,8 +47,7 @@ def measure(
         began = time.perf_counter()
         results[name] = call()
         first[name] = time.perf_counter() - began
-    if check is not None:
-        check(results)
+    errors = {} if check is None else check(results)
     del results
     calls = {}
     for name, call in sides.items():
@@ -73,6 +73,7 @@ def measure(
             "quartiles_ms": [_digits(1e3 * float(quartile)) for quartile in np.percentile(values, (25, 75))],
             "ratio": _digits(medians[name] / medians[names[0]]),
             "peak_mib": peak_mib(sides[name]),
+            **({"gradient_error": _digits(errors[name])} if name in errors else {}),
         }
         for name, values in times.items()
     }
@@ -127,14 +128,17 @@ def show(measured: Mapping[str, Any]) -> None:
     """Prints ``{"what", "machine", "rows": {case: {side: figures}}}``, one line a side."""
     from experiments import report
 
-    header = ("", "side", "first call", "median", "quartiles", "time / first", "peak memory")
+    with_errors = any("gradient_error" in row for sides in measured["rows"].values() for row in sides.values())
+    header = ["", "side", "first call", "median", "quartiles", "time / first", "peak memory"]
+    header += ["gradient error"] if with_errors else []
     lines = []
     for case, sides in measured["rows"].items():
         for number, (name, row) in enumerate(sides.items()):
             peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:,.1f} MiB"
             quartiles = "{:g} to {:g}".format(*row["quartiles_ms"])
             figures = (f"{row['first_call_s']:.2f} s", f"{row['median_ms']:g} ms", quartiles, f"{row['ratio']:.2f}", peak)
-            lines.append((case if not number else "", name, *figures))
+            error = [f"{row['gradient_error']:.1g}" if "gradient_error" in row else ""] if with_errors else []
+            lines.append((case if not number else "", name, *figures, *error))
     console = report.make_console()
     console.print(report.plain_table(measured["what"], header, lines))
     console.print(", ".join(f"{key} {value}" for key, value in measured["machine"].items()), soft_wrap=True, highlight=False)

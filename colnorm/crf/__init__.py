@@ -16,6 +16,10 @@ Conventions, the same for every function:
   not looked for.
 - Everything is computed in float64 where any argument is float64, and otherwise in float32, which is also the dtype of the
   result for bfloat16 and float16. Large scores cancel before small numbers are added to them.
+- :func:`log_partition`, :func:`log_likelihood`, their gradients and :func:`marginals` are products of scaled matrices where
+  these lose no path to underflow, forbidden moves or not, and take the log domain, several times slower, for a whole call
+  where they would in any sequence: where scores lie some fifty nats apart that a path needs, or no path is legal. Under
+  ``vmap`` both are computed (:mod:`colnorm.crf.scaled`).
 - Every function jits and vmaps, and every real result differentiates in reverse mode, at least twice. Calls of equal shapes
   compile once.
 - Shapes, kinds of dtype and static arguments are checked when a function is traced (``ValueError``). Values are only known

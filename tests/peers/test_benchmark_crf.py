@@ -1,0 +1,56 @@
+"""The CRF's benchmark compares what it times, says what it measured, and draws it."""
+
+import dataclasses
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("torchcrf")
+pytest.importorskip("torch_struct")
+
+# After the checks for the peers, which they import.
+from experiments import benchmark_crf, benchmarking
+
+SMALL = ["--shapes", "3", "5", "7", "--repeats", "1", "--ragged"]
+
+
+def test_all_sides_are_timed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark_crf, "SWEEPS", {"T": [(2, 3, 3), (2, 4, 3)], "K": [(2, 3, 5)], "B": [(1, 3, 3)]})
+    arguments = [*SMALL, "--output", str(tmp_path / "measured.json"), "--plot", str(tmp_path / "sweep.png")]
+    assert benchmark_crf.main(arguments) == 0
+    measured = json.loads((tmp_path / "measured.json").read_text())
+    sides = {name: list(row) for name, row in measured["rows"].items()}
+    assert sides["(3, 5, 7) loss + gradient"] == ["colnorm", "pytorch-crf", "torch-struct", "colnorm, BIO"]
+    assert sides["(3, 5, 7) posterior"] == ["forward", "marginals", "5 best"]
+    assert all(side["median_ms"] > 0 and side["first_call_s"] > 0 for row in measured["rows"].values() for side in row.values())
+    assert len(measured["sweep"]["T"]["decode"]["pytorch-crf"]) == 2
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
+    assert "torch-struct" in capsys.readouterr().out
+
+
+def one_tag_raised(inputs):
+    emissions = inputs.emissions.copy()
+    emissions[..., 0] += 0.1  # of all tags it would change nothing
+    return dataclasses.replace(inputs, emissions=emissions)
+
+
+def one_word_fewer(inputs):
+    lengths = inputs.lengths.copy()
+    lengths[1:] -= 1  # torch-struct needs one of the whole length
+    return dataclasses.replace(inputs, lengths=lengths)
+
+
+@pytest.mark.parametrize("name", ["pytorch_crf", "torch_struct"])
+@pytest.mark.parametrize("change", [one_tag_raised, one_word_fewer])
+def test_another_function_is_not_timed(monkeypatch, name, change):
+    make = getattr(benchmark_crf, name)
+    monkeypatch.setitem(benchmark_crf.PEERS, name.replace("_", "-"), lambda inputs: make(change(inputs)))
+    with pytest.raises(AssertionError, match="has another loss or gradient"):
+        benchmark_crf.main(SMALL)
+
+
+def test_peers_that_are_missing_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(benchmarking, "require_peers", lambda: "torchcrf missing: pip install")
+    assert benchmark_crf.main(SMALL) == 1
+    assert "torchcrf missing" in capsys.readouterr().err
