@@ -4,8 +4,8 @@
 
 The plain LSTM runs against ``torch.nn.LSTM``, the layer-normalized ones against the same cell in a loop (and, with
 ``--compiled``, that cell under ``torch.compile``). Sides have the same parameters; a call computes outputs and the gradients of
-all parameters and of x, in float32, and what two sides return is compared before anything is timed. On a GPU cuDNN's LSTM
-as JAX calls it and ours in bfloat16 are timed too.
+all parameters and of x, in float32, and what two sides return is compared before anything is timed. On a
+GPU ours in bfloat16 is timed too.
 """
 
 import dataclasses
@@ -120,6 +120,7 @@ def make_sides(kind: str, size: tuple[int, ...], command: Command, notes: list[s
 
         @jax.jit
         def run(params: Any, x: Any, lengths: Any, cotangent: Any) -> Any:
+            outputs: Any
             outputs, pull_back = jax.vjp(lambda params, x: layer.apply({"params": params}, x, lengths), params, x)
             return outputs, *pull_back(cotangent.astype(outputs.dtype))
 
@@ -131,7 +132,7 @@ def make_sides(kind: str, size: tuple[int, ...], command: Command, notes: list[s
     def peer(module: Any) -> Callable[[], Any]:
         device = "cuda" if on_gpu else "cpu"
         module.to(device)
-        inputs = torch.tensor(x, device=device, requires_grad=True)
+        inputs: Any = torch.tensor(x, device=device, requires_grad=True)
         counts = None if lengths is None else torch.tensor(lengths, device=device)
         of_outputs = torch.tensor(cotangent, device=device)
 
@@ -210,8 +211,24 @@ def _time_limit(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def draw(sweeps: Any, path: Path) -> Path:
-    raise NotImplementedError
+def draw(sweeps: dict[str, Any], path: Path) -> None:
+    """A panel for T, H and B: median times of each side, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(sweeps), figsize=(12, 4), layout="constrained", squeeze=False)
+    for axis, (name, points) in zip(axes[0], sweeps.items(), strict=True):
+        values = [int(value) for value in points]
+        for side in next(iter(points.values())):
+            axis.loglog(values, [sides[side]["median_ms"] for sides in points.values()], marker=".", label=side)
+        axis.set_xlabel(name)
+        axis.set_ylabel("ms")
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

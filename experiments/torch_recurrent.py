@@ -26,7 +26,7 @@ class TorchLSTM(nn.Module):
         self.lstm = nn.LSTM(inputs, width // 4, batch_first=True, bidirectional=True)
         for direction, suffix in SUFFIXES.items():
             for ours, theirs in LSTM_NAMES.items():
-                getattr(self.lstm, theirs + suffix).data.copy_(_tensor(params[direction][ours]).T)
+                getattr(self.lstm, theirs + suffix).data.copy_(_tensor(params[direction][ours].T))
             # A second bias that is only ever added to the first: ours has one.
             second = getattr(self.lstm, f"bias_hh_l0{suffix}").requires_grad_(False)
             second.data.zero_()
@@ -68,12 +68,15 @@ class TorchLayerNormLSTM(nn.Module):
     def gradients(self) -> dict[str, dict[str, np.ndarray]]:
         """The parameters' gradients by our names."""
         return {
-            direction: {name: _array(value.grad) for name, value in self.directions[f"to_{direction}"].items()}
+            direction: {name: _array(value.grad) for name, value in self._parameters_of(direction).items()}
             for direction in SUFFIXES
         }
 
+    def _parameters_of(self, direction: str) -> Any:
+        return self.directions[f"to_{direction}"]
+
     def _run(self, direction: str, x: Tensor, lengths: Tensor | None) -> Tensor:
-        p: Any = self.directions[f"to_{direction}"]
+        p = self._parameters_of(direction)
         projected = x @ p["input_kernel"]  # (B, T, 4H)
         if self.normalize == "gates":
             projected = layer_norm(projected, projected.shape[-1:], p["input_scale"])
@@ -97,7 +100,9 @@ GATES_NAMES = ("recurrent_kernel", "recurrent_scale", "cell_scale", "cell_bias")
 OUTPUT_NAMES = ("recurrent_kernel", "output_scale", "output_bias")
 
 
-def _gates_step(inputs: Tensor, h: Tensor, c: Tensor, kernel: Tensor, scale: Tensor, cell_scale: Tensor, cell_bias: Tensor) -> Any:
+def _gates_step(
+    inputs: Tensor, h: Tensor, c: Tensor, kernel: Tensor, scale: Tensor, cell_scale: Tensor, cell_bias: Tensor
+) -> Any:
     product = h @ kernel
     i, f, g, o = (inputs + layer_norm(product, product.shape[-1:], scale)).chunk(4, -1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
