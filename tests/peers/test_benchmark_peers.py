@@ -9,7 +9,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchcrf")
 
 # After the check for PyTorch, which they import.
-from experiments import benchmark_tagger, benchmark_training, torch_resnet, torch_tagger  # noqa: E402
+from experiments import (  # noqa: E402
+    benchmark_recurrent,
+    benchmark_tagger,
+    benchmark_training,
+    torch_recurrent,
+    torch_resnet,
+    torch_tagger,
+)
 
 SMALL = ["--n", "1", "--batch-size", "4", "--repeats", "1", "--devices", "2"]
 
@@ -47,3 +54,29 @@ def test_the_tagger_benchmark_refuses_to_time_another_function(monkeypatch):
     monkeypatch.setattr(torch_tagger.TorchTagger, "forward", lambda self, batch: 1.01 * forward(self, batch))
     with pytest.raises(AssertionError, match="compute different losses"):
         benchmark_tagger.main([*TAGGER, "--no-characters"])
+
+
+RECURRENT = ["--sizes", "3x4x5x6", "--repeats", "1"]
+
+
+def test_the_recurrent_benchmark_times_both_sides(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark_recurrent, "SWEEPS", {"steps T": ((2, "3x2x5x6"), (4, "3x4x5x6"))})
+    output, picture = tmp_path / "measured.json", tmp_path / "measured.png"
+    arguments = [*RECURRENT, "--ragged", "--output", str(output), "--plot", str(picture)]
+    assert benchmark_recurrent.main(arguments) == 0
+    measured = json.loads(output.read_text())
+    assert list(measured["rows"]) == [f"{kind} 3x4x5x6" for kind in ("plain", "gates", "output")]
+    assert list(measured["rows"]["plain 3x4x5x6"]) == ["torch.nn.LSTM", "colnorm"]
+    assert list(measured["rows"]["gates 3x4x5x6"]) == ["PyTorch, a loop", "colnorm", "colnorm, plain LSTM"]
+    assert all(row["median_ms"] > 0 for sides in measured["rows"].values() for row in sides.values())
+    assert list(measured["sweeps"]["steps T"]) == ["2", "4"]
+    assert picture.stat().st_size > 0
+    assert "torch.nn.LSTM" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind, peer", [("plain", "TorchLSTM"), ("output", "TorchLayerNormLSTM")])
+def test_the_recurrent_benchmark_refuses_to_time_another_function(kind, peer, monkeypatch):
+    forward = getattr(torch_recurrent, peer).forward
+    monkeypatch.setattr(getattr(torch_recurrent, peer), "forward", lambda self, *inputs: 1.01 * forward(self, *inputs))
+    with pytest.raises(AssertionError, match="computes something else"):
+        benchmark_recurrent.main([*RECURRENT, "--kinds", kind])

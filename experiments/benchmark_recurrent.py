@@ -1,0 +1,241 @@
+"""Times bidirectional LSTMs, forward and backward, beside PyTorch's, in one process, interleaved.
+
+    python -m experiments.benchmark_recurrent --output benchmark.json --plot benchmark.png
+
+The plain LSTM runs against ``torch.nn.LSTM``, the layer-normalized ones against the same cell in a loop (and, with
+``--compiled``, that cell under ``torch.compile``). Sides have the same parameters; a call computes outputs and the gradients of
+all parameters and of x, in float32, and what two sides return is compared before anything is timed. On a
+GPU ours in bfloat16 is timed too.
+
+Tried without gain on 2 CPU cores: activations written over the input's product in the loop, with tanh(c) and slopes computed
+again on the way back (a fifth less memory, the same time); gradients of gates written over those activations (XLA copied the
+whole buffer at every step: five times slower). Most of the time is products. In the loop at H = 128 they run one after the
+other on one core each; with ``xla_cpu_experimental_ynn_fusion_type`` empty on both, but then the bias's sums over all steps
+take longer by nearly as much.
+"""
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+SIZES = ("32x64x100x100", "128x104x150x128", "128x104x150x256")
+SWEEPS = {
+    "steps T": ((8, "128x8x100x100"), (32, "128x32x100x100"), (128, "128x128x100x100")),
+    "features H": ((32, "32x32x100x32"), (128, "32x32x100x128"), (512, "32x32x100x512")),
+    "sequences B": ((4, "4x32x100x100"), (32, "32x32x100x100"), (256, "256x32x100x100")),
+}
+LSTM_PARAMS = ("input_kernel", "recurrent_kernel", "bias")
+COMPILE_SECONDS = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What to time."""
+
+    sizes: tuple[str, ...] = SIZES
+    """BxTxDxH: sequences, steps, input features, features of a direction."""
+    kinds: tuple[str, ...] = ("plain", "gates", "output")
+    """plain, or where the layer-normalized cell normalizes."""
+    ragged: bool = False
+    """Sequences of random lengths up to T, which PyTorch packs."""
+    compiled: bool = False
+    """Time the layer-normalized cell under torch.compile too: it takes a C++ compiler and minutes."""
+    repeats: int = 11
+    """Visits to each side."""
+    output: Path | None = None
+    """Write the measurements here as JSON."""
+    plot: Path | None = None
+    """Draw times over T, H and B here: a sweep of the plain LSTM of its own."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    from experiments import benchmarking, process
+
+    command = tyro.cli(Command, prog="python -m experiments.benchmark_recurrent", args=arguments, description=__doc__)
+    missing = benchmarking.require_peers()
+    if missing is not None:
+        print(f"error: {missing}", file=sys.stderr)
+        return 1
+    process.prepare(None)
+    measured = measure(command)
+    benchmarking.show(measured)
+    for note in measured["notes"]:
+        print(note)
+    if command.output is not None:
+        from colnorm.checkpoint import write_json
+
+        write_json(command.output, measured)
+    if command.plot is not None:
+        draw(measured["sweeps"], command.plot)
+    return 0
+
+
+def measure(command: Command) -> dict[str, Any]:
+    """Compares and times every kind at every size."""
+    from experiments import benchmarking
+
+    machine = benchmarking.machine()
+    notes: list[str] = []
+    rows = {}
+    for kind in command.kinds:
+        for size in command.sizes:
+            sides = make_sides(kind, _parse(size), command, notes)
+            rows[f"{kind} {size}"] = benchmarking.measure(sides, repeats=command.repeats)
+    sweeps: dict[str, dict[str, Any]] = {}
+    if command.plot is not None:
+        for name, points in SWEEPS.items():
+            sweeps[name] = {}
+            for value, size in points:
+                sides = make_sides("plain", _parse(size), command, notes)
+                sweeps[name][str(value)] = benchmarking.measure(sides, repeats=command.repeats)
+    what = f"BiLSTM forward + backward, BxTxDxH, float32{', ragged' if command.ragged else ''}"
+    return {"what": what, "machine": machine, "rows": rows, "sweeps": sweeps, "notes": notes}
+
+
+def make_sides(kind: str, size: tuple[int, ...], command: Command, notes: list[str]) -> dict[str, Callable[[], Any]]:
+    """The calls by name, PyTorch's first, after all that compute the same in float32 have been compared."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import torch
+
+    from colnorm import LSTM, Bidirectional, LayerNormLSTM
+    from experiments.torch_recurrent import TorchLayerNormLSTM, TorchLSTM
+
+    B, T, D, H = size
+    rng = np.random.default_rng(0)
+    x, cotangent = (rng.standard_normal((B, T, F)).astype(np.float32) for F in (D, 2 * H))
+    lengths = None
+    if command.ragged:
+        lengths = rng.integers(1, T + 1, B).astype(np.int32)
+        lengths[0] = T
+    cell: Any = partial(LSTM, H) if kind == "plain" else partial(LayerNormLSTM, H, normalize=kind)
+    params = jax.jit(Bidirectional(cell).init)(jax.random.key(0), jnp.zeros((1, 1, D)))["params"]
+    on_gpu = jax.default_backend() == "gpu"
+
+    def ours(cell: Any) -> Callable[[], Any]:
+        layer = Bidirectional(cell)
+
+        @jax.jit
+        def run(params: Any, x: Any, lengths: Any, cotangent: Any) -> Any:
+            outputs: Any
+            outputs, pull_back = jax.vjp(lambda params, x: layer.apply({"params": params}, x, lengths), params, x)
+            return outputs, *pull_back(cotangent.astype(outputs.dtype))
+
+        read = LSTM_PARAMS if cell.func is LSTM else None
+        own = {name: {key: values[key] for key in read or values} for name, values in params.items()}
+        arguments = jax.device_put((own, x, lengths, cotangent))
+        return lambda: jax.block_until_ready(run(*arguments))
+
+    def peer(module: Any) -> Callable[[], Any]:
+        device = "cuda" if on_gpu else "cpu"
+        module.to(device)
+        inputs: Any = torch.tensor(x, device=device, requires_grad=True)
+        counts = None if lengths is None else torch.tensor(lengths, device=device)
+        of_outputs = torch.tensor(cotangent, device=device)
+
+        def run() -> Any:
+            module.zero_grad()
+            inputs.grad = None
+            outputs = module(inputs, counts)
+            outputs.backward(of_outputs)
+            if on_gpu:
+                torch.cuda.synchronize()
+            return outputs
+
+        run.results = lambda: (run().detach().cpu().numpy(), module.gradients(), inputs.grad.cpu().numpy())  # type: ignore[attr-defined]
+        return run
+
+    sides: dict[str, Callable[[], Any]] = {}
+    if kind == "plain":
+        sides["torch.nn.LSTM"] = peer(TorchLSTM(params))
+    else:
+        sides["PyTorch, a loop"] = peer(TorchLayerNormLSTM(params, kind))
+    reference = sides[next(iter(sides))].results()  # type: ignore[attr-defined]
+    if kind != "plain" and command.compiled:
+        compiled = peer(TorchLayerNormLSTM(params, kind, wrap=partial(torch.compile, dynamic=False)))
+        try:
+            with _time_limit(COMPILE_SECONDS):
+                _compare(compiled.results(), reference, "torch.compile")  # type: ignore[attr-defined]
+            sides["PyTorch, compiled"] = compiled
+        except AssertionError:
+            raise
+        except Exception as error:  # no compiler, an unsupported platform, too slow: its own kinds of error
+            notes.append(f"{kind} {size}: torch.compile is not available: {str(error).splitlines()[0]}")
+    sides["colnorm"] = ours(cell)
+    _compare(sides["colnorm"](), reference, "colnorm")
+    if kind != "plain":
+        sides["colnorm, plain LSTM"] = ours(partial(LSTM, H))
+    if on_gpu:
+        sides["colnorm, bfloat16"] = ours(partial(cell, dtype=jnp.bfloat16))
+    return sides
+
+
+def _parse(size: str) -> tuple[int, ...]:
+    numbers = tuple(int(number) for number in size.split("x"))
+    if len(numbers) != 4 or min(numbers) < 1:
+        raise ValueError(f"expected a size as BxTxDxH, got {size!r}")
+    return numbers
+
+
+def _compare(results: Any, reference: Any, name: str) -> None:
+    """Outputs and gradients, each relative to its largest entry."""
+    import jax
+    import numpy as np
+
+    def check(ours: Any, theirs: Any) -> None:
+        largest = np.abs(theirs).max()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * largest, err_msg=f"{name} computes something else")
+
+    jax.tree.map(check, results, reference)
+
+
+@contextmanager
+def _time_limit(seconds: int) -> Iterator[None]:
+    """Raises TimeoutError inside the block after so long, where the system has alarms."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"not ready after {seconds} s")
+
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def draw(sweeps: dict[str, Any], path: Path) -> None:
+    """A panel for T, H and B: median times of each side, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(sweeps), figsize=(12, 4), layout="constrained", squeeze=False)
+    for axis, (name, points) in zip(axes[0], sweeps.items(), strict=True):
+        values = [int(value) for value in points]
+        for side in next(iter(points.values())):
+            axis.loglog(values, [sides[side]["median_ms"] for sides in points.values()], marker=".", label=side)
+        axis.set_xlabel(name)
+        axis.set_ylabel("ms")
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
