@@ -226,11 +226,15 @@ class _Over(NamedTuple):
         """Of ``values (N, *spatial, C or 1)`` per channel, on this device: ``(N or 1, 1..., C or 1)``."""
         return jnp.sum(values, range(0 if self.batch else 1, values.ndim - 1), keepdims=True)
 
-    def pool(self, sums: Array) -> Array:
-        """Channels' sums added up over their group, which each of its channels then holds, and over devices."""
-        if self.groups < sums.shape[-1]:
+    def pool(self, *sums: Array) -> tuple[Array, ...]:
+        """Channels' sums added up over their group, which each of its channels then holds, and over devices, all at once."""
+
+        def over_group(sums: Array) -> Array:
             split = sums.reshape(*sums.shape[:-1], self.groups, -1)
-            sums = jnp.broadcast_to(jnp.sum(split, -1, keepdims=True), split.shape).reshape(sums.shape)
+            return jnp.broadcast_to(jnp.sum(split, -1, keepdims=True), split.shape).reshape(sums.shape)
+
+        if self.groups < sums[0].shape[-1]:
+            sums = tuple(map(over_group, sums))
         return sums if self.axis_name is None else jax.lax.psum(sums, self.axis_name)
 
 
@@ -272,13 +276,13 @@ def _standardize_forward(over: _Over, x: Array, scale: Array, bias: Array, where
         counted = counted if over.axis_name is None else jax.lax.psum(counted, over.axis_name)
         divisor = jnp.maximum(counted, 1)
 
-    def mean(values: Array) -> Array:
-        return over.pool(over.channel_sums(values)) / divisor
+    def means(*values: Array) -> list[Array]:
+        return [total / divisor for total in over.pool(*map(over.channel_sums, values))]
 
-    shift = jax.lax.stop_gradient(mean(jax.lax.stop_gradient(x)))
+    (shift,) = jax.lax.stop_gradient(means(jax.lax.stop_gradient(x)))
     d = _zero_masked(x - shift, where)
-    rest = mean(d)
-    var = mean(d * d) - rest * rest
+    rest, square = means(d, d * d)
+    var = square - rest * rest
     var = jnp.where(var < 0, jnp.zeros_like(var), var)  # rounding; jnp.maximum would halve the curvature of constant input
     factor = jax.lax.rsqrt(var + over.epsilon)
     y = (d - rest) * (factor * scale) + bias
@@ -295,8 +299,7 @@ def _standardize_backward(over: _Over, saved: Any, cotangents: tuple[Array, _Mom
     # Both sums in one pass; the parameters' gradients are the same sums, over the batch.
     by_bias = over.channel_sums(gradient)
     by_scale = over.channel_sums(gradient * centred) * factor
-    mean = over.pool(by_bias * scale) / divisor
-    mean_normalized = over.pool(by_scale * scale) / divisor
+    mean, mean_normalized = (total / divisor for total in over.pool(by_bias * scale, by_scale * scale))
     dx = gradient * (factor * scale) - centred * (factor * factor * mean_normalized) - factor * mean
     return _zero_masked(dx, where), jnp.sum(by_scale, 0, keepdims=True), jnp.sum(by_bias, 0, keepdims=True), None
 
