@@ -11,13 +11,14 @@ every operand        an optimization barrier               else XLA computes nor
 up to 16 outputs,    pairs of output pixels as channels,   the kernels are fast from 32 output channels on, which pays for
 stride 1             a 3x4 window that moves by two        a third more operations: 3 -> 16 channels 5.7 to 1.2, 16 -> 16
                                                            10.4 to 8.2
-kernel's gradient    a sum over slices of the batch        a slice's transposes stay in the cache: 16 channels 15.4 to 8.8,
+kernel's gradient    a sum over slices of the batch        a slice's transposes stay in the cache: 16 channels 15.4 to 9.2,
                                                            32 channels 12.6 to 6.5, 64 channels 8.6 to 5.0
 ===================  ====================================  ================================================================
 
 XLA keeps the barriers only with ``--xla_disable_hlo_passes=cse_barrier_expander`` in ``XLA_FLAGS``; without it the result is
-the same and slower. Tried without gain: products over patches (im2col), pairs of pixels in the kernel's gradient, Winograd's
-transform, the input gradient at stride 2 in sub-pixel form (1.2 ms better at 16 -> 32 channels, 2 worse at 32 -> 64).
+the same. In whole steps of ResNet-14 the barriers made no difference in time beyond the spread. Tried without gain: products
+over patches (im2col), pairs of pixels in the kernel's gradient, the input gradient at stride 2 in sub-pixel form (1.2 ms
+better at 16 -> 32 channels, 2 worse at 32 -> 64).
 """
 
 from collections.abc import Callable

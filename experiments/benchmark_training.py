@@ -12,7 +12,7 @@ process, so that what ``experiments/process.py`` prepares serves it too; it runs
 On an accelerator PyTorch is left out, and bfloat16, an epoch as one compiled scan and the device's own rates of copying and
 of matrix products are timed instead.
 
-Tried without gain: huge pages for the allocator's memory, and barriers without the compiler flag that keeps them.
+Tried without gain: huge pages for the allocator's memory.
 """
 
 import dataclasses

@@ -15,7 +15,7 @@ import jax
 MOST_DEVICES = 8  # virtual ones; with more, a batch's parts become too small to fill a core's kernels
 # Without this XLA's CPU pipeline drops every optimization barrier before it fuses; colnorm/convolution.py needs them.
 XLA_FLAGS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-# Where devices share the cores, each keeps to its own: a step of ResNet-14 on two took 293 ms instead of 324.
+# Where devices share the cores, each keeps to its own; one comparison of a step on two: 293 ms against 324.
 FLAGS_OF_SEVERAL_DEVICES = {"xla_cpu_multi_thread_eigen": "false"}
 
 
@@ -54,7 +54,7 @@ def prepare(devices: int | None = 1, batch_size: int | None = None, *, keep_memo
 def cpu_devices(batch_size: int | None) -> int:
     """As many devices as there are cores, up to :data:`MOST_DEVICES`, but a number that divides the batch, if there is one.
 
-    XLA's convolutions on a CPU use one core each: two devices on two cores take 0.8 of one's time.
+    XLA's convolutions on a CPU use one core each. Two devices on two cores took 0.8 to 1.0 of one's time.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(count for count in range(1, min(cores, MOST_DEVICES) + 1) if (batch_size or 0) % count == 0)
