@@ -28,7 +28,9 @@ Conventions, the same for every layer:
 - Wrong shapes, dtypes or arguments are a ``ValueError`` when the layer is traced.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -77,8 +79,7 @@ class BatchNorm(nn.Module):
         scale, bias, dtype = _scale_and_bias(self, x)
         average = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
         x = _zero_masked(x.astype(_wide(x, dtype)), where)
-        centred, var = _batch_centred(self, x, where, average)
-        return _finish(self, centred, var, scale, bias, where, dtype)
+        return _zero_masked(_normalize_batch(self, x, scale, bias, where, average), where).astype(dtype)
 
 
 class BatchInstanceNorm(nn.Module):
@@ -112,15 +113,14 @@ class BatchInstanceNorm(nn.Module):
         gate = self.param("gate", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
         dtype = canonicalize_dtype(x, scale, bias, gate, dtype=self.dtype)
         average = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
-        wide = _wide(x, dtype)
-        x = _zero_masked(x.astype(wide), where)
-        batch, batch_var = _batch_centred(self, x, where, average)
-        instance = _moments(x, range(1, x.ndim - 1), where)
-        gate = _per_channel(clip_gate(gate.astype(wide)), x.ndim)
-        batch_weight = gate * jax.lax.rsqrt(batch_var + self.epsilon)
-        instance_weight = (1 - gate) * jax.lax.rsqrt(instance.var + self.epsilon)
-        y = batch * batch_weight + instance.centred * instance_weight
-        return _affine(y, scale, bias, where, dtype)
+        x = _zero_masked(x.astype(_wide(x, dtype)), where)
+        # Each part takes its share of the scale: the gate's gradient comes out of the scales'.
+        weight = clip_gate(gate.astype(x.dtype))
+        whole = 1 if scale is None else scale.astype(x.dtype)
+        shares = whole * weight, whole * (1 - weight)
+        y = _normalize_batch(self, x, shares[0], bias, where, average)
+        y = y + _normalize(x, shares[1], None, where, _Over(self.epsilon, batch=False, groups=x.shape[-1]))[0]
+        return _zero_masked(y, where).astype(dtype)
 
 
 class InstanceNorm(nn.Module):
@@ -140,7 +140,7 @@ class InstanceNorm(nn.Module):
     def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
         """Normalizes ``x (N, *spatial, C)`` with at least one spatial axis; ``mask (N, *spatial)``. Returns x's shape."""
         where = _check(self, x, mask, spatial=True)
-        return _normalize_example(self, x, where, range(1, x.ndim - 1))
+        return _normalize_example(self, x, where, groups=x.shape[-1])
 
 
 class LayerNorm(nn.Module):
@@ -161,7 +161,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
         """Normalizes ``x (N, *spatial, C)``; ``mask (N, *spatial)``. Returns x's shape."""
         where = _check(self, x, mask)
-        return _normalize_example(self, x, where, range(1, x.ndim))
+        return _normalize_example(self, x, where, groups=1)
 
 
 class GroupNorm(nn.Module):
@@ -188,8 +188,7 @@ class GroupNorm(nn.Module):
             raise ValueError(
                 f"GroupNorm: num_groups must divide the channels, got {self.num_groups} groups for {channels} channels"
             )
-        split = (*x.shape[:-1], self.num_groups, channels // self.num_groups)
-        return _normalize_example(self, x, where, (*range(1, x.ndim - 1), x.ndim), split)
+        return _normalize_example(self, x, where, self.num_groups)
 
 
 @jax.custom_vjp
@@ -215,100 +214,128 @@ def _clip_gate_backward(gate: Array, gradient: Array) -> tuple[Array]:
 clip_gate.defvjp(_clip_gate_forward, _clip_gate_backward)
 
 
+class _Over(NamedTuple):
+    """What statistics are over: the spatial axes and, where it says so, the batch, runs of channels and device axes."""
+
+    epsilon: float
+    batch: bool
+    groups: int
+    axis_name: str | tuple[str, ...] | None = None
+
+    def channel_sums(self, values: Array) -> Array:
+        """Of ``values (N, *spatial, C or 1)`` per channel, on this device: ``(N or 1, 1..., C or 1)``."""
+        return jnp.sum(values, range(0 if self.batch else 1, values.ndim - 1), keepdims=True)
+
+    def pool(self, *sums: Array) -> tuple[Array, ...]:
+        """Channels' sums added up over their group, which each of its channels then holds, and over devices, all at once."""
+
+        def over_group(sums: Array) -> Array:
+            split = sums.reshape(*sums.shape[:-1], self.groups, -1)
+            return jnp.broadcast_to(jnp.sum(split, -1, keepdims=True), split.shape).reshape(sums.shape)
+
+        if self.groups < sums[0].shape[-1]:
+            sums = tuple(map(over_group, sums))
+        return sums if self.axis_name is None else jax.lax.psum(sums, self.axis_name)
+
+
 class _Moments(NamedTuple):
     mean: Array
     var: Array
-    centred: Array  # x - mean, in x's shape
     counted: Array | int  # how many elements each statistic is of
 
 
-def _moments(x: Array, axes: Sequence[int], where: Array | None, axis_name: str | tuple[str, ...] | None = None) -> _Moments:
-    """Mean and biased variance over ``axes`` (kept as size 1) and, where named, over a device axis; masked x must be 0.
+def _normalize(x: Array, scale: Array | None, bias: Array | None, where: Array | None, over: _Over) -> tuple[Array, _Moments]:
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` and the moments, which carry no gradient; masked x must be 0."""
+    # A zero that varies over the axes of a shard_map as x does: the parameters' gradients are then added up over them.
+    zero = jnp.sum(x[:0], range(x.ndim - 1))
+    scale = zero + (jnp.ones_like(zero) if scale is None else scale.astype(x.dtype))
+    bias = zero if bias is None else zero + bias.astype(x.dtype)
+    y, moments = _standardize(over, x, _per_channel(scale, x.ndim), _per_channel(bias, x.ndim), where)
+    return y, jax.tree.map(jax.lax.stop_gradient, moments)
 
-    Two passes: a first mean as a shift, then the sums of ``d = x - shift`` and ``d * d`` (Chan, Golub and LeVeque, 1983).
-    The second sum of ``d`` repairs the first mean's rounding, which in float32 over 10^5 elements can reach 10^-5 of the
-    mean itself. The statistics do not depend on the shift, so no gradient flows through it.
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _standardize(over: _Over, x: Array, scale: Array, bias: Array, where: Array | None) -> tuple[Array, _Moments]:
+    """Scale and bias ``(1..., C)``. The gradient is written by hand: two passes over the input, where autodiff takes more.
+
+    The statistics take two passes: a first mean as a shift, then the sums of ``d = x - shift`` and ``d * d`` (Chan, Golub
+    and LeVeque, 1983). The second sum of ``d`` repairs the first mean's rounding, which in float32 over 10^5 elements can
+    reach 10^-5 of the mean itself. They do not depend on the shift, so no gradient flows through it.
     """
-    axes = tuple(axes)
+    return _standardize_forward(over, x, scale, bias, where)[0]
 
-    def total(values: Any) -> Any:
-        sums = jax.tree.map(lambda value: jnp.sum(value, axes, keepdims=True), values)
-        return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
+def _standardize_forward(over: _Over, x: Array, scale: Array, bias: Array, where: Array | None) -> Any:
     if where is None:
-        size = 1
-        for axis in axes:
-            size *= x.shape[axis]
-        count = size if axis_name is None else size * jax.lax.axis_size(axis_name)
-        counted: Array | int = count
-        divisor: Array | int = max(count, 1)
+        size = math.prod(x.shape[0 if over.batch else 1 : -1]) * (x.shape[-1] // over.groups)
+        counted: Array | int = size if over.axis_name is None else size * jax.lax.axis_size(over.axis_name)
+        divisor: Array | int = max(counted, 1)
     else:
-        # The mask has size 1 along the channels: each of its elements stands for as many as x has there.
-        repeats = 1
-        for axis in axes:
-            repeats *= x.shape[axis] // where.shape[axis] if where.shape[axis] else 1
-        counted = total(where.astype(x.dtype)) * repeats
+        # The mask has one channel: each of its elements stands for as many as a group has.
+        counted = over.channel_sums(where.astype(x.dtype)) * (x.shape[-1] // over.groups)
+        counted = counted if over.axis_name is None else jax.lax.psum(counted, over.axis_name)
         divisor = jnp.maximum(counted, 1)
 
-    shift = jax.lax.stop_gradient(total(jax.lax.stop_gradient(x)) / divisor)
+    def means(*values: Array) -> list[Array]:
+        return [total / divisor for total in over.pool(*map(over.channel_sums, values))]
+
+    (shift,) = jax.lax.stop_gradient(means(jax.lax.stop_gradient(x)))
     d = _zero_masked(x - shift, where)
-    first, second = total((d, d * d))
-    rest = first / divisor
-    var = second / divisor - rest * rest
+    rest, square = means(d, d * d)
+    var = square - rest * rest
     var = jnp.where(var < 0, jnp.zeros_like(var), var)  # rounding; jnp.maximum would halve the curvature of constant input
-    return _Moments(shift + rest, var, d - rest, counted)
+    factor = jax.lax.rsqrt(var + over.epsilon)
+    y = (d - rest) * (factor * scale) + bias
+    return (y, _Moments(shift + rest, var, counted)), (x, scale, where, shift, rest, factor, divisor)
 
 
-def _batch_centred(module: Any, x: Array, where: Array | None, use_running_average: bool) -> tuple[Array, Array]:
-    """``x - mean`` and the variance of the batch or, in evaluation, of ``batch_stats``; updates the latter in training."""
+def _standardize_backward(over: _Over, saved: Any, cotangents: tuple[Array, _Moments]) -> tuple[Array, Array, Array, None]:
+    r"""With ``n`` the normalized input, ``g`` the cotangent times scale, and means as the statistics are taken:
+    ``dx = (g - mean(g) - n mean(g n)) / sqrt(var + epsilon)``.
+    """
+    x, scale, where, shift, rest, factor, divisor = saved
+    gradient = _zero_masked(cotangents[0], where)
+    centred = x - shift - rest
+    # Both sums in one pass; the parameters' gradients are the same sums, over the batch.
+    by_bias = over.channel_sums(gradient)
+    by_scale = over.channel_sums(gradient * centred) * factor
+    mean, mean_normalized = (total / divisor for total in over.pool(by_bias * scale, by_scale * scale))
+    dx = gradient * (factor * scale) - centred * (factor * factor * mean_normalized) - factor * mean
+    return _zero_masked(dx, where), jnp.sum(by_scale, 0, keepdims=True), jnp.sum(by_bias, 0, keepdims=True), None
+
+
+_standardize.defvjp(_standardize_forward, _standardize_backward)
+
+
+def _normalize_batch(
+    module: Any, x: Array, scale: Array | None, bias: Array | None, where: Array | None, use_running_average: bool
+) -> Array:
+    """By the statistics of the batch or, in evaluation, of ``batch_stats``; updates the latter in training."""
     features = (x.shape[-1],)
     stats_dtype = jnp.float64 if jnp.dtype(module.param_dtype) == jnp.float64 else jnp.float32
     running_mean = module.variable("batch_stats", "mean", jnp.zeros, features, stats_dtype)
     running_var = module.variable("batch_stats", "var", jnp.ones, features, stats_dtype)
     if use_running_average:
-        mean, var = (_per_channel(stat.value.astype(x.dtype), x.ndim) for stat in (running_mean, running_var))
-        return x - mean, var
+        factor = jax.lax.rsqrt(running_var.value.astype(x.dtype) + module.epsilon)
+        factor = factor if scale is None else factor * scale.astype(x.dtype)
+        y = (x - _per_channel(running_mean.value.astype(x.dtype), x.ndim)) * _per_channel(factor, x.ndim)
+        return y if bias is None else y + _per_channel(bias.astype(x.dtype), x.ndim)
     # Flax initializes outside of pmap, where the axis has no name; nothing is synchronized or updated then.
     axis_name = None if module.is_initializing() else module.axis_name
-    moments = _moments(x, range(x.ndim - 1), where, axis_name)
+    y, moments = _normalize(x, scale, bias, where, _Over(module.epsilon, True, x.shape[-1], axis_name))
     if not module.is_initializing():
         keep = jnp.where(jnp.asarray(moments.counted) > 0, module.momentum, 1.0).reshape(())
         for running, batch in ((running_mean, moments.mean), (running_var, moments.var)):
             kept = keep.astype(running.value.dtype)  # the state keeps its dtype, so that a step does not compile twice
-            batch = jax.lax.stop_gradient(batch).reshape(features).astype(kept.dtype)
-            running.value = kept * running.value + (1 - kept) * batch
-    return moments.centred, moments.var
+            running.value = kept * running.value + (1 - kept) * batch.reshape(features).astype(kept.dtype)
+    return y
 
 
-def _normalize_example(
-    module: Any, x: Array, where: Array | None, axes: Sequence[int], shape: tuple[int, ...] | None = None
-) -> Array:
-    """The layers without running statistics; ``axes`` of x in ``shape``, which GroupNorm gives one axis more."""
+def _normalize_example(module: Any, x: Array, where: Array | None, groups: int) -> Array:
+    """The layers without running statistics: each example's own, over ``groups`` runs of channels."""
     scale, bias, dtype = _scale_and_bias(module, x)
     x = _zero_masked(x.astype(_wide(x, dtype)), where)
-    if shape is None:
-        moments = _moments(x, axes, where)
-        return _finish(module, moments.centred, moments.var, scale, bias, where, dtype)
-    moments = _moments(x.reshape(shape), axes, None if where is None else where[..., None])
-    y = (moments.centred * jax.lax.rsqrt(moments.var + module.epsilon)).reshape(x.shape)
-    return _affine(y, scale, bias, where, dtype)
-
-
-def _finish(
-    module: Any, centred: Array, var: Array, scale: Array | None, bias: Array | None, where: Array | None, dtype: Dtype
-) -> Array:
-    """``centred / sqrt(var + epsilon) * scale + bias``; scale and root are multiplied first, as they are small."""
-    factor = jax.lax.rsqrt(var + module.epsilon)
-    if scale is not None:
-        factor = factor * _per_channel(scale.astype(centred.dtype), centred.ndim)
-    return _affine(centred * factor, None, bias, where, dtype)
-
-
-def _affine(y: Array, scale: Array | None, bias: Array | None, where: Array | None, dtype: Dtype) -> Array:
-    if scale is not None:
-        y = y * _per_channel(scale.astype(y.dtype), y.ndim)
-    if bias is not None:
-        y = y + _per_channel(bias.astype(y.dtype), y.ndim)
+    y, _ = _normalize(x, scale, bias, where, _Over(module.epsilon, False, groups))
     return _zero_masked(y, where).astype(dtype)
 
 

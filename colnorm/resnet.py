@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from colnorm.convolution import Conv3x3
 from colnorm.normalization import BatchInstanceNorm, BatchNorm, GroupNorm, InstanceNorm, LayerNorm
 
 Array = jax.Array
@@ -140,14 +141,6 @@ class ResNet(nn.Module):
 
 def conv_norm(x: Array, features: int, stride: int, normalization: Any, dtype: Any, suffix: str) -> Array:
     """A 3x3 convolution and its normalization, submodules ``conv{suffix}`` and ``norm{suffix}`` of the calling module."""
-    x = nn.Conv(
-        features,
-        (3, 3),
-        strides=stride,
-        padding=1,
-        use_bias=normalization is None,
-        kernel_init=nn.initializers.he_normal(),
-        dtype=dtype,
-        name=f"conv{suffix}",
-    )(x)
+    use_bias, he_normal = normalization is None, nn.initializers.he_normal()
+    x = Conv3x3(features, stride, use_bias, he_normal, dtype, name=f"conv{suffix}")(x)
     return x if normalization is None else normalization(name=f"norm{suffix}")(x)

@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     from experiments import process
 
-    process.prepare(None)
+    process.prepare()
     measured = measure(command)
     show(measured)
     if command.output is not None:

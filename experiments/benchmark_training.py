@@ -1,21 +1,31 @@
 """Times whole training steps of the ResNet beside the same network in PyTorch, in one process, interleaved.
 
     python -m experiments.benchmark_training --output benchmark.json
+    python -m experiments.benchmark_training --plain                 # both sides with the allocator as it comes
+    python -m experiments.benchmark_training --curve curve.png       # over batch sizes
 
-Both sides start from the same parameters and see the same batch; their losses before and after an update are compared
-before anything is timed. A step is forward, backward and SGD with momentum and weight decay, in float32, on the same number
-of threads. Compilation and warm-up are timed apart. PyTorch runs in its two memory layouts.
+All sides start from the same parameters and see the same batch; their losses before and after an update are compared before
+anything is timed. A step is forward, backward and SGD with momentum and weight decay, in float32. PyTorch shares the
+process, so that what ``experiments/process.py`` prepares serves it too; it runs in both memory layouts and, with
+``--compiled``, through ``torch.compile``, which takes a C++ compiler and a minute.
+
+On an accelerator PyTorch is left out, and bfloat16, an epoch as one compiled scan and the device's own rates of copying and
+of matrix products are timed instead.
+
+Tried without gain: huge pages for the allocator's memory.
 """
 
 import dataclasses
-import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
+
+from experiments import benchmarking
+
+CURVE = (16, 32, 64, 128, 256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,146 +36,165 @@ class Command:
     """Blocks in a stage: ResNet-(6n+2)."""
     batch_size: int = 128
     """Images in a step."""
-    repeats: int = 15
-    """Timed steps of each side."""
-    devices: int = 2
-    """Our data-parallel step is timed on this many virtual CPU devices too; 1 leaves it out."""
+    repeats: int = 11
+    """Timed visits to each side."""
+    devices: int | None = None
+    """Our data-parallel step is timed on this many virtual CPU devices too; one a core by default, 1 leaves it out."""
+    plain: bool = False
+    """Leave the allocator as it comes, on both sides."""
+    compiled: bool = False
+    """PyTorch through torch.compile too."""
     output: Path | None = None
     """Write the measurements here as JSON."""
+    curve: Path | None = None
+    """Measure over batch sizes and draw the times here."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     command = tyro.cli(Command, prog="python -m experiments.benchmark_training", args=arguments, description=__doc__)
-    try:
-        import torch
-    except ImportError:
-        print("error: the peer is missing: pip install 'colnorm[bench]' (the README names a CPU build)", file=sys.stderr)
+    if (missing := benchmarking.require_peers()) is not None:
+        print(f"error: {missing}", file=sys.stderr)
         return 1
+    from colnorm.checkpoint import write_json
     from experiments import process
 
-    process.prepare(command.devices)
-    measured = measure(command, torch)
-    show(measured)
+    process.prepare(command.devices, command.batch_size, keep_memory=not command.plain)
+    measured = measure(command)
+    benchmarking.show(measured)
     if command.output is not None:
-        from colnorm.checkpoint import write_json
-
         write_json(command.output, measured)
+    if command.curve is not None:
+        print(f"picture: {draw(measured, command.curve)}")
     return 0
 
 
-def measure(command: Command, torch: Any) -> dict[str, Any]:
-    """Builds both sides, compares a step, times them in turn."""
+def measure(command: Command) -> dict[str, Any]:
+    """Builds the sides, compares a step, times them in turn, at each batch size."""
+    machine = benchmarking.machine()
+    rows: dict[str, Any] = {}
+    for batch_size in CURVE if command.curve is not None else (command.batch_size,):
+        sides = make_sides(command, batch_size)
+        rows[f"batch {batch_size}"] = benchmarking.measure(sides, repeats=command.repeats)
+    allocator = "the allocator as it comes" if command.plain else "freed memory kept"
+    return {"what": f"ResNet-{6 * command.n + 2} bn, a step, {allocator}", "machine": machine, "rows": rows}
+
+
+def make_sides(command: Command, batch_size: int) -> dict[str, Callable[[], Any]]:
+    """The sides by name, each a step; raises ``AssertionError`` where one computes something else than the first."""
     import jax
     import numpy as np
 
     from colnorm.data.images import ImageData, Split
     from colnorm.parallel import AXIS, Parallel
     from colnorm.training import SingleDevice
-    from experiments import cifar, process
+    from experiments import cifar
     from experiments.configs import CIFAR_PRESETS
-    from experiments.torch_resnet import TorchResNet
 
-    threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (command.batch_size, 32, 32, 3), np.uint8)
-    labels = rng.integers(0, 10, command.batch_size).astype(np.int32)
+    pixels = rng.integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
+    labels = rng.integers(0, 10, batch_size).astype(np.int32)
     split = Split(pixels, labels)
     half = np.full(3, 0.5, np.float32)
     data = ImageData("random", tuple("0123456789"), split, split, split, half, half)
     config = dataclasses.replace(CIFAR_PRESETS["bn"][1], n=command.n, learning_rate=0.01, schedule="constant")
     state = cifar.make_state(config, 10, 1)
     loss_fn = cifar.make_loss(config, data)
-    indices = np.arange(command.batch_size, dtype=np.int32)[None]
+    indices = np.arange(batch_size, dtype=np.int32)[None]
 
-    def our_step(engine: Any) -> Callable[[], float]:
+    def our_step(engine: Any, batches: np.ndarray = indices) -> Callable[[], float]:
         current = engine.put_state(state)
         device_data = engine.put_data(cifar.split_arrays(split))
 
         def step() -> float:
             nonlocal current
-            current, sums = engine.train_epoch(current, device_data, indices)
+            current, sums = engine.train_epoch(current, device_data, batches)
             jax.block_until_ready(current.params)
             return float(sums["loss"][0] / sums["count"][0])
 
         return step
 
-    def torch_step(layout: Any) -> Callable[[], float]:
-        model: Any = TorchResNet(command.n, 10)
-        model.load_flax(state.params)
-        model = model.to(memory_format=layout)
-        optimizer = torch.optim.SGD(model.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay)
-        images, targets = torch.tensor(pixels).permute(0, 3, 1, 2), torch.tensor(labels, dtype=torch.long)
+    sides: dict[str, Callable[[], Any]] = {"colnorm, 1 device": our_step(SingleDevice(loss_fn(None)))}
+    devices = jax.local_devices()[: command.devices]
+    if len(devices) > 1 and batch_size % len(devices) == 0:
+        sides[f"colnorm, {len(devices)} devices"] = our_step(Parallel(loss_fn(AXIS), devices))
+    if jax.default_backend() != "cpu":
+        half_width = cifar.make_loss(dataclasses.replace(config, dtype="bfloat16"), data)
+        epoch = np.tile(indices, (40_000 // batch_size, 1))
+        return {
+            **sides,
+            "colnorm, bfloat16": our_step(SingleDevice(half_width(None))),
+            "colnorm, 40,000 images as one scan": our_step(SingleDevice(loss_fn(None)), epoch),
+            "colnorm, the same in bfloat16": our_step(SingleDevice(half_width(None)), epoch),
+            **ceilings(),
+        }
 
-        def step() -> float:
-            inputs = ((images.float() / 255 - 0.5) / 0.5).contiguous(memory_format=layout)
-            loss = torch.nn.functional.cross_entropy(model(inputs), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            return loss.item()
+    import torch
 
-        return step
-
-    sides = {"colnorm, 1 device": our_step(SingleDevice(loss_fn(None)))}
-    if command.devices > 1:
-        engine = Parallel(loss_fn(AXIS), jax.local_devices()[: command.devices])
-        sides[f"colnorm, {command.devices} devices"] = our_step(engine)
-    sides["torch, channels last"] = torch_step(torch.channels_last)
-    sides["torch, contiguous"] = torch_step(torch.contiguous_format)
-
-    first: dict[str, float] = {}
-    losses: dict[str, list[float]] = {}
-    for name, step in sides.items():
-        began = time.perf_counter()
-        losses[name] = [step()]
-        first[name] = time.perf_counter() - began
-        losses[name].append(step())
-    reference = losses["torch, channels last"]
+    layouts = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
+    for name, layout in layouts.items():
+        sides[f"torch, {name}"] = torch_step(command.n, state.params, config, pixels, labels, layout)
+    if command.compiled:
+        step = torch_step(command.n, state.params, config, pixels, labels, torch.channels_last, compiled=True)
+        sides["torch, channels last, compiled"] = step
+    # Nothing is timed before all sides agree; the first calls that `measure` reports are then those after compilation.
+    losses = {name: [step(), step()] for name, step in sides.items()}
     for name, values in losses.items():
         # The loss before the first update, and after it: forward, backward and optimizer agree.
+        reference = losses["torch, channels last"]
         np.testing.assert_allclose(values, reference, rtol=2e-4, err_msg=f"{name} computes something else than PyTorch")
+    return sides
 
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(command.repeats):
-        for name, step in sides.items():
-            began = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - began)
-    best_peer = min(float(np.median(times[name])) for name in sides if name.startswith("torch"))
-    rows = {
-        name: {
-            "first_call_s": round(first[name], 3),
-            "median_ms": round(1e3 * float(np.median(values)), 1),
-            "quartiles_ms": [round(1e3 * float(q), 1) for q in np.percentile(values, (25, 75))],
-            "ratio_to_best_torch": round(float(np.median(values)) / best_peer, 2),
-        }
-        for name, values in times.items()
+
+def torch_step(
+    n: int, params: Any, config: Any, pixels: Any, labels: Any, layout: Any, compiled: bool = False
+) -> Callable[[], float]:
+    """A step of the peer, on the same parameters and the same batch."""
+    import torch
+
+    from experiments.torch_resnet import TorchResNet
+
+    model: Any = TorchResNet(n, 10)
+    model.load_flax(params)
+    model = model.to(memory_format=layout)
+    optimizer = torch.optim.SGD(model.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay)
+    images, targets = torch.tensor(pixels).permute(0, 3, 1, 2), torch.tensor(labels, dtype=torch.long)
+    run = torch.compile(model) if compiled else model
+
+    def step() -> float:
+        inputs = ((images.float() / 255 - 0.5) / 0.5).contiguous(memory_format=layout)
+        loss = torch.nn.functional.cross_entropy(run(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def ceilings() -> dict[str, Callable[[], Any]]:
+    """What no step can be faster than: copying a gibibyte on the device, and 1.1e12 operations of matrix products."""
+    import jax
+    import jax.numpy as jnp
+
+    block = jnp.ones((2**28,), jnp.float32)
+    single, half = jnp.ones((8192, 8192), jnp.float32), jnp.ones((8192, 8192), jnp.bfloat16)
+    copy, product = jax.jit(lambda x: x + 1), jax.jit(jnp.matmul)
+    return {
+        "copy of 1 GiB": lambda: copy(block).block_until_ready(),
+        "8192^3 product, float32": lambda: product(single, single).block_until_ready(),
+        "8192^3 product, bfloat16": lambda: product(half, half).block_until_ready(),
     }
-    machine = {**process.describe(), "torch": torch.__version__, "threads": threads}
-    what = f"ResNet-{6 * command.n + 2} bn, batch {command.batch_size}, float32, {command.repeats} steps each"
-    return {"what": what, "machine": machine, "rows": rows}
 
 
-def show(measured: dict[str, Any]) -> None:
-    """Prints the table."""
-    from experiments import report
+def draw(measured: dict[str, Any], path: Path) -> Path:
+    """Milliseconds an image over batch sizes, a curve a side."""
+    from experiments import plotting
 
-    rows = [
-        (
-            name,
-            f"{row['first_call_s']:.2f} s",
-            f"{row['median_ms']:.1f} ms",
-            "{:.1f} to {:.1f}".format(*row["quartiles_ms"]),
-            f"{row['ratio_to_best_torch']:.2f}",
-        )
-        for name, row in measured["rows"].items()
-    ]
-    console = report.make_console()
-    header = ("", "first call", "median", "quartiles", "time / best torch")
-    console.print(report.plain_table(measured["what"], header, rows))
-    console.print(", ".join(f"{key} {value}" for key, value in measured["machine"].items()), soft_wrap=True, highlight=False)
+    sizes = [int(case.removeprefix("batch ")) for case in measured["rows"]]
+    names = next(iter(measured["rows"].values()))
+    curves = {name: [measured["rows"][f"batch {size}"][name]["median_ms"] / size for size in sizes] for name in names}
+    return plotting.draw_lines(sizes, curves, path, measured["what"], "batch size", "ms an image")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class CifarConfig:
     seed: int = 0
     """Of parameters, order, augmentation, and the split into training and validation data."""
     devices: int | None = None
-    """Devices to split each batch over; all by default. On a CPU this many virtual devices are made (1 by default)."""
+    """Devices to split each batch over; all by default. On a CPU this many virtual ones are made (by default one a core)."""
 
 
 # The report's rows (1.1 to 1.2.6). Ours: patience 10 and 100 epochs at most, the early-stopping rule being unstated.

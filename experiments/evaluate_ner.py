@@ -33,7 +33,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
     """
     from experiments import process
 
-    process.prepare(None)
+    process.prepare()
 
     from colnorm import crf, tagger
     from colnorm.checkpoint import RunDirectory, write_json

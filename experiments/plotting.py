@@ -34,6 +34,23 @@ def _epochs_axis(axis: Any, ylabel: str) -> None:
     axis.grid(alpha=0.3)
 
 
+def draw_lines(
+    x: Sequence[float], curves: Mapping[str, Sequence[float]], path: Path, title: str, xlabel: str, ylabel: str
+) -> Path:
+    """A curve a name over x, which doubles from point to point."""
+    figure, ((axis,),) = _figure(1, 1, 7, 4)
+    for name, values in curves.items():
+        axis.plot(x, values, marker=".", label=name)
+    axis.set_xscale("log", base=2)
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.suptitle(title)
+    return _save(figure, path)
+
+
 def draw_curves(history: History, path: Path, title: str, best_epoch: int | None = None) -> Path:
     """Training and validation loss and accuracy over the epochs of one run, its best epoch marked."""
     figure, axes = _figure(1, 2, 10, 4)

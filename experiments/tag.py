@@ -44,7 +44,7 @@ def tag(command: Command) -> str:
     if command.text and command.file is not None:
         raise ValueError("give the text as arguments or with --file, not both")
     text = " ".join(command.text) if command.text else _read(command.file)
-    process.prepare(None)
+    process.prepare()
 
     from colnorm import predict
 

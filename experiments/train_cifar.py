@@ -37,7 +37,7 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
     """Trains and returns the run directory; shows progress and a line an epoch."""
     from experiments import process
 
-    process.prepare(config.devices)
+    process.prepare(config.devices, config.batch_size)
 
     from colnorm.checkpoint import RunDirectory
     from colnorm.data import images

@@ -37,7 +37,7 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
     """Trains and returns the run directory; shows progress and a line an epoch."""
     from experiments import process
 
-    process.prepare(config.devices)
+    process.prepare(config.devices or 1)
 
     import numpy as np
 

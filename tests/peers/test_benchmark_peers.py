@@ -24,10 +24,18 @@ SMALL = ["--n", "1", "--batch-size", "4", "--repeats", "1", "--devices", "2"]
 def test_the_training_benchmark_times_both_sides(tmp_path, capsys):
     assert benchmark_training.main([*SMALL, "--output", str(tmp_path / "measured.json")]) == 0
     measured = json.loads((tmp_path / "measured.json").read_text())
-    assert list(measured["rows"]) == ["colnorm, 1 device", "colnorm, 2 devices", "torch, channels last", "torch, contiguous"]
-    assert all(row["median_ms"] > 0 and row["first_call_s"] > 0 for row in measured["rows"].values())
+    assert list(measured["rows"]) == ["batch 4"]
+    sides = measured["rows"]["batch 4"]
+    assert list(sides) == ["colnorm, 1 device", "colnorm, 2 devices", "torch, channels last", "torch, contiguous"]
+    assert all(row["median_ms"] > 0 and row["first_call_s"] > 0 for row in sides.values())
     assert measured["machine"]["torch"] == torch.__version__
     assert "torch, channels last" in capsys.readouterr().out
+
+
+def test_the_training_benchmark_draws_the_batch_sizes(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_training, "CURVE", (2, 4))
+    assert benchmark_training.main([*SMALL, "--plain", "--curve", str(tmp_path / "curve.png")]) == 0
+    assert (tmp_path / "curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_the_training_benchmark_refuses_to_time_another_function(monkeypatch):
