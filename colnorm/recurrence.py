@@ -75,16 +75,18 @@ def _forward(kind: str, directions: Sequence[Direction], masks: Sequence[Array] 
     def step(carries: Any, now: Any) -> Any:
         inputs, masks = now
         after, kept = [], []
-        for index, (h, c) in enumerate(carries):
+        for index, (turned, c) in enumerate(carries):
+            h = turned.T
             new_h, new_c, saved = _advance(kind, directions[index].weights, inputs[index], h, c)
             if masks is not None:
                 new_h, new_c = jnp.where(masks[index], new_h, h), jnp.where(masks[index], new_c, c)
-            after.append((new_h, new_c))
+            after.append((new_h.T, new_c))
             kept.append((new_h, saved if save else None))
         return after, kept
 
-    carries, kept = jax.lax.scan(step, [(direction.h, direction.c) for direction in directions], (inputs, masks))
-    results = [Result(states, h, c) for (states, _), (h, c) in zip(kept, carries, strict=True)]
+    # h is carried as (H, B): at H = 128 XLA's CPU backend spreads the product of that over all cores, of (B, H) it doesn't.
+    carries, kept = jax.lax.scan(step, [(direction.h.T, direction.c) for direction in directions], (inputs, masks))
+    results = [Result(states, turned.T, c) for (states, _), (turned, c) in zip(kept, carries, strict=True)]
     return results, (inputs, [saved for _, saved in kept])
 
 
