@@ -7,8 +7,8 @@ The plain LSTM runs against ``torch.nn.LSTM``, the layer-normalized ones against
 all parameters and of x, in float32, and what two sides return is compared before anything is timed. On a
 GPU ours in bfloat16 is timed too.
 
-Most of the time is products, and on 2 CPU cores those of the loop are slower than the large ones before and after it. Tried there
-without gain: a loop for each direction (XLA runs them one after the other), both directions as one batched product, gradients
+Most of the time is products, and on 2 CPU cores those of the loop are slower than the large ones around it. Tried there without
+gain: a loop for each direction (XLA runs them one after the other), both directions as one batched product, gradients
 of h carried transposed as h is; activations written over the input's product, with tanh(c) and slopes computed again on the
 way back (a fifth less memory, the same time); gradients of gates written over those activations (XLA copied the whole buffer
 at every step: five times slower); ``xla_cpu_experimental_ynn_fusion_type`` empty (the loop's products on both cores, but the
