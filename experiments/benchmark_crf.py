@@ -274,7 +274,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from experiments import plotting
 
         measured["sweep"] = sweep()
-        print(plotting.draw_sweep(measured["sweep"], command.plot, "linear-chain CRF; others 32 sequences of 64 and 17 tags"))
+        print(
+            plotting.draw_sweep(
+                measured["sweep"], command.plot, "linear-chain CRF; where not varied, 32 sequences of 64 positions and 17 tags"
+            )
+        )
     if command.output is not None:
         from colnorm.checkpoint import write_json
 

@@ -27,7 +27,8 @@ def measure(
     """Times each side, in turn, ``repeats`` times, after one call that is timed apart.
 
     A visit to a side is one call that nobody times, after which its threads and caches are its own again, and then as many
-    as fill ``visit_s``; what is kept is their mean. The order of the sides changes with every round.
+    as fill ``visit_s``; what is kept is their mean. The order of the sides is drawn anew for every round, as each finds the
+    caches as the one before left them.
 
     Args:
       sides: by name; every ratio is to the first.
@@ -55,8 +56,9 @@ def measure(
         call()
         calls[name] = max(1, math.ceil(visit_s / max(time.perf_counter() - began, 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(repeats):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+    rng = np.random.default_rng(0)
+    for _ in range(repeats):
+        for name in rng.permutation(names).tolist():
             call, spent = sides[name], sum(times[name]) * calls[name]
             if len(times[name]) >= 3 and spent > budget_s:
                 continue
