@@ -265,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         print(f"error: {missing}", file=sys.stderr)
         return 1
-    process.prepare()
+    process.prepare(cache=False)
     # pytorch-crf selects by bytes, torch-struct builds distributions without checks: both warn on every call.
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
     measured = measure(command)

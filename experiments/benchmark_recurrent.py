@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing is not None:
         print(f"error: {missing}", file=sys.stderr)
         return 1
-    process.prepare()
+    process.prepare(cache=False)
     measured = measure(command)
     benchmarking.show(measured)
     for note in measured["notes"]:

@@ -19,7 +19,7 @@ XLA_FLAGS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 FLAGS_OF_SEVERAL_DEVICES = {"xla_cpu_multi_thread_eigen": "false"}
 
 
-def prepare(devices: int | None = 1, batch_size: int | None = None, *, keep_memory: bool = True) -> None:
+def prepare(devices: int | None = 1, batch_size: int | None = None, *, keep_memory: bool = True, cache: bool = True) -> None:
     """Sets allocator, compiler and virtual CPU devices; where JAX runs already, as in a notebook, it changes nothing.
 
     What the user has set, in ``XLA_FLAGS`` or for the compilation cache, stays. Results don't depend on any of this but for
@@ -28,6 +28,7 @@ def prepare(devices: int | None = 1, batch_size: int | None = None, *, keep_memo
     Args:
       devices: how many virtual devices a CPU becomes; accelerators are not affected. None: what :func:`cpu_devices` says.
       batch_size: what they share; of use where ``devices`` is None.
+      cache: whether compiled programs are kept on disk; benchmarks want to see compilation.
       keep_memory: whether the allocator keeps what it is given back, see :func:`keep_freed_memory`.
 
     Raises:
@@ -45,7 +46,7 @@ def prepare(devices: int | None = 1, batch_size: int | None = None, *, keep_memo
         return
     added = XLA_FLAGS | (FLAGS_OF_SEVERAL_DEVICES if devices > 1 else {})
     os.environ["XLA_FLAGS"] = " ".join([flags, *(f"--{name}={value}" for name, value in added.items() if name not in flags)])
-    if jax.config.values["jax_compilation_cache_dir"] is None:
+    if cache and jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_directory()))
     if keep_memory:
         keep_freed_memory()
