@@ -18,6 +18,7 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.devices()  # Starts the client: a command that a test runs in this process must not prepare it for all that follow.
 
 # No test may depend on the clock or on an earlier run: no deadline, no example database, the same examples every time.
 hypothesis.settings.register_profile("deterministic", deadline=None, derandomize=True, database=None, max_examples=25)
