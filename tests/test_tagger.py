@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from colnorm import crf
-from colnorm.tagger import Tagger, build, decode, distinct_rows, sentence_losses, with_word_vectors
+from colnorm.tagger import Tagger, build, decode, distinct_words, sentence_losses, with_word_vectors
 
 TAGS = ("O", "B-a", "I-a", "B-b", "I-b")
 B, T, L = 4, 5, 6
@@ -123,15 +123,23 @@ def test_words_that_repeat_and_words_that_do_not_are_spelt_alike(everything, app
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), at_once, total)
 
 
-def test_distinct_rows():
+def test_distinct_words():
+    """The longest first, each a word of its group; 0 fills up."""
     rng = np.random.default_rng(0)
-    find = jax.jit(distinct_rows, static_argnums=1)
+    find = jax.jit(distinct_words)
     for kinds in (1, 3, 8):
-        table = rng.integers(0, 3, (kinds, 4))
-        rows = table[rng.integers(0, kinds, 20)].astype(np.int32)
-        first, group, distinct = find(jnp.asarray(rows), 8)
-        assert int(distinct) == len({tuple(row) for row in rows.tolist()})
-        np.testing.assert_array_equal(rows[first][group], rows)
+        kind = rng.integers(0, kinds, 20)
+        characters = rng.integers(0, 3, (kinds, 4)).astype(np.int32)[kind]
+        lengths = rng.integers(0, 5, kinds).astype(np.int32)[kind]
+        first, group, sorted_lengths = find(jnp.asarray(characters), jnp.asarray(lengths))
+        words = np.column_stack([characters, lengths])
+        distinct = len({tuple(word) for word in words.tolist()})
+        assert len(set(group.tolist())) == distinct == int(group.max()) + 1
+        np.testing.assert_array_equal(words[first][group], words)
+        np.testing.assert_array_equal(sorted_lengths[:distinct], lengths[first[:distinct]])
+        assert np.all(np.diff(sorted_lengths) <= 0)
+        np.testing.assert_array_equal(first[distinct:], 0)
+        np.testing.assert_array_equal(sorted_lengths[distinct:], 0)
 
 
 def test_dropout(everything):
