@@ -136,12 +136,14 @@ class Tagger(nn.Module):
         if self.is_initializing():
             layer(embedding(characters[0].astype(jnp.int32)))
         # Transformations of JAX take functions of arrays, hence modules apart from this one.
-        params = {name: {"params": self.variables["params"][name]} for name in ("character_embedding", "character_lstm")}
+        stored: Any = self.variables["params"]
+        params = {name: {"params": stored[name]} for name in ("character_embedding", "character_lstm")}
         embedding, layer = make_embedding(parent=None), make_layer(parent=None)
 
         def read(size: int, params: Any, characters: Array, lengths: Array) -> Array:
             x = embedding.apply(params["character_embedding"], characters[:, :size])
-            _, ((forward, _), (backward, _)) = layer.apply(params["character_lstm"], x, lengths, return_carry=True)
+            result: Any = layer.apply(params["character_lstm"], x, lengths, return_carry=True)
+            _, ((forward, _), (backward, _)) = result
             return jnp.concatenate([forward, backward], -1)
 
         sizes = sorted({-(-longest // 4), -(-longest // 2), longest})
@@ -153,10 +155,13 @@ class Tagger(nn.Module):
 
         @partial(jax.checkpoint, prevent_cse=False)
         def read_block(params: Any, characters: Array, lengths: Array) -> Array:
-            needed = jnp.sum(jnp.max(lengths) > jnp.asarray([0, *sizes[:-1]]))
+            needed = jnp.sum(jnp.max(lengths) > jnp.asarray([0, *sizes[:-1]]))  # 0: skip
             return jax.lax.switch(needed, [skip, *readers], params, characters, lengths)
 
-        characters, lengths = characters.astype(jnp.int32).reshape(-1, longest), lengths.astype(jnp.int32).reshape(-1)
+        characters, lengths = (
+            jnp.asarray(characters, jnp.int32).reshape(-1, longest),
+            jnp.asarray(lengths, jnp.int32).reshape(-1),
+        )
         first, group, lengths = distinct_words(characters, lengths)
         rows = min(BLOCK if jax.default_backend() == "cpu" else -(-len(first) // 2), len(first))
         blocks = -(-len(first) // rows)
