@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -10,6 +12,7 @@ pytest.importorskip("torchcrf")
 
 # After the check for PyTorch, which they import.
 from experiments import (  # noqa: E402
+    benchmark_normalization,
     benchmark_recurrent,
     benchmark_tagger,
     benchmark_training,
@@ -88,3 +91,44 @@ def test_the_recurrent_benchmark_refuses_to_time_another_function(kind, peer, mo
     monkeypatch.setattr(getattr(torch_recurrent, peer), "forward", lambda self, *inputs: 1.01 * forward(self, *inputs))
     with pytest.raises(AssertionError, match="computes something else"):
         benchmark_recurrent.main([*RECURRENT, "--kinds", kind])
+
+
+@pytest.fixture
+def flax_may_promote():
+    """Flax's own layers mix ranks and dtypes."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+NORMALIZATION = ["--sizes", "3x4x5x8", "--repeats", "1"]
+
+
+def test_the_normalization_benchmark_times_all_sides(tmp_path, capsys, flax_may_promote):
+    output = tmp_path / "measured.json"
+    assert benchmark_normalization.main([*NORMALIZATION, "--output", str(output)]) == 0
+    rows = json.loads(output.read_text())["rows"]
+    assert list(rows) == [f"{kind} 3x4x5x8" for kind in benchmark_normalization.KINDS]
+    for sides in rows.values():
+        assert list(sides) == ["colnorm", "flax", "torch, channels last", "torch, contiguous"]
+        assert all(row["median_ms"] > 0 for row in sides.values())
+    assert "torch, contiguous" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_the_normalization_benchmark_refuses_to_time_another_function(wrong, monkeypatch, flax_may_promote):
+    """An output, a gradient of x, a gradient of a parameter."""
+    ours = benchmark_normalization._jax_side
+
+    def off(*arguments):
+        side = ours(*arguments)
+
+        def run():
+            results = list(side())
+            results[wrong] = jax.tree.map(lambda value: np.multiply(value, np.float32(1.01)), results[wrong])
+            return tuple(results)
+
+        return run
+
+    monkeypatch.setattr(benchmark_normalization, "_jax_side", off)
+    with pytest.raises(AssertionError, match="computes something else"):
+        benchmark_normalization.main([*NORMALIZATION, "--kinds", "group"])
