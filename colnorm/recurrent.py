@@ -218,8 +218,10 @@ def _per_gate(initializer: Callable) -> Callable:
 
     def initialize(key: Array, shape: tuple[int, int], dtype: Dtype) -> Array:
         quarter = (shape[0], shape[1] // 4)
-        quarters = jax.vmap(lambda key: initializer(key, quarter, _wide(dtype)))(jax.random.split(key, 4))
-        return jnp.swapaxes(quarters, 0, 1).reshape(shape).astype(dtype)
+        # Not a vmap: two batched QRs at once, of two directions say, may wait for each other forever on a CPU of two cores, as
+        # each holds one of XLA's threads while its parts queue for the same ones (jaxlib 0.10.2, about once in 100 runs).
+        quarters = [initializer(key, quarter, _wide(dtype)) for key in jax.random.split(key, 4)]
+        return jnp.concatenate(quarters, 1).astype(dtype)
 
     return initialize
 

@@ -1,5 +1,6 @@
 """Parameters of the recurrent layers: names, places and first values; and what the layers refuse."""
 
+import re
 from functools import partial
 
 import flax.linen as nn
@@ -35,6 +36,14 @@ def test_the_default_is_layer_norm_of_the_gates_forward_in_float32():
     layer = LayerNormLSTM(H)
     assert (layer.normalize, layer.reverse, layer.dtype, layer.param_dtype) == ("gates", False, None, jnp.float32)
     assert (LSTM(H).reverse, LSTM(H).dtype, LSTM(H).param_dtype) == (False, None, jnp.float32)
+
+
+def test_initialization_decomposes_one_matrix_at_a_time():
+    """Batched decompositions of two directions deadlock, now and then, on a CPU of two cores."""
+    program = str(jax.make_jaxpr(make("plain").init)(jax.random.key(0), X))
+    decomposed = re.findall(r":f32\[([\d,]+)\] = qr", program)
+    assert decomposed
+    assert set(decomposed) == {f"{H},{H}"}
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [*((kind, jnp.float32) for kind in KINDS), ("plain", jnp.bfloat16)])
