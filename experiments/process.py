@@ -1,6 +1,7 @@
 """What a process needs before JAX starts, how it ends, and what it says about itself."""
 
 import ctypes
+import functools
 import os
 import platform
 import re
@@ -118,6 +119,24 @@ def peak_memory_mib() -> float:
         return stats["peak_bytes_in_use"] / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+class CompileClock:
+    """Adds up the seconds that this process compiles for; a program out of the cache on disk counts what reading it takes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.seconds += seconds
+
+
+@functools.cache  # JAX keeps its listeners for good
+def compile_clock() -> CompileClock:
+    """The one clock of the process; it starts with the first call."""
+    return CompileClock()
 
 
 def describe() -> dict[str, Any]:

@@ -53,7 +53,8 @@ class EpochProgress:
         for split in ("train", "validation"):
             parts = [text.format(record[f"{split}_{name}"]) for name, text in shown.items() if f"{split}_{name}" in record]
             line += f"  {split} {' '.join(parts)}"
-        self.note(f"{line}  lr {record['learning_rate']:.4g}  {record['seconds']:.1f} s")
+        compiled = f" ({record['compile_seconds']:.1f} s of them compiling)" if record["compile_seconds"] >= 0.1 else ""
+        self.note(f"{line}  lr {record['learning_rate']:.4g}  {record['seconds']:.1f} s{compiled}")
 
     def note(self, text: str) -> None:
         """A line that stays."""

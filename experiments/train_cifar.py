@@ -81,7 +81,7 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
         )
 
         def run_epoch(state: Any, epoch: int) -> tuple[Any, dict[str, Any]]:
-            began = time.perf_counter()
+            began, compiled = time.perf_counter(), process.compile_clock().seconds
             batches = shuffled_batches(num_train, config.batch_size, config.seed, epoch)
 
             def on_step(number: int, sums: Any) -> None:
@@ -104,6 +104,7 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
                 "learning_rate": float(schedule(epoch * steps_per_epoch - 1)),
                 "train_seconds": round(trained - began, 3),
                 "seconds": round(time.perf_counter() - began, 3),
+                "compile_seconds": round(process.compile_clock().seconds - compiled, 3),
                 "peak_memory_mib": round(process.peak_memory_mib(), 1),
             }
             return state, record

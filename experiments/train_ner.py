@@ -100,7 +100,7 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
             progress.note(f"{config.glove}: {vectors.coverage}")
 
         def run_epoch(state: Any, epoch: int) -> tuple[Any, dict[str, Any]]:
-            began = time.perf_counter()
+            began, compiled = time.perf_counter(), process.compile_clock().seconds
             done = 0
             history: list[dict[str, np.ndarray]] = []
             progress.step(epoch, 0)
@@ -134,6 +134,7 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
                 "train_tokens_per_second": round(float(summed["tokens"]) / (trained - began)),
                 "train_seconds": round(trained - began, 3),
                 "seconds": round(time.perf_counter() - began, 3),
+                "compile_seconds": round(process.compile_clock().seconds - compiled, 3),
                 "peak_memory_mib": round(process.peak_memory_mib(), 1),
             }
             return state, record

@@ -42,7 +42,7 @@ TINY = [
     "1",
     "--flip",
 ]  # everything random that there is
-TIMES = {"train_seconds", "seconds", "peak_memory_mib"}
+TIMES = {"train_seconds", "seconds", "compile_seconds", "peak_memory_mib"}
 RECORD = TIMES | {
     "epoch",
     "train_loss",
@@ -54,11 +54,6 @@ RECORD = TIMES | {
     "feature_percentiles",
     "learning_rate",
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _four_devices():
-    jax.devices()  # here, before a command asks for fewer
 
 
 def read_records(run):
@@ -92,6 +87,8 @@ def test_a_run_holds_config_records_checkpoints_and_pictures(digits_run):
         assert record["feature_percentiles"] == sorted(record["feature_percentiles"])
     np.testing.assert_allclose([record["learning_rate"] for record in records], [0.1, 0.096], rtol=1e-6)
     assert records[1]["train_loss"] < records[0]["train_loss"]
+    assert records[0]["compile_seconds"] > 0
+    assert records[1]["compile_seconds"] == 0  # a step that compiled again would be another program
 
     best = 1 + int(np.argmax([record["validation_accuracy"] for record in records]))
     assert {int(path.name) for path in (digits_run / "checkpoints").iterdir()} == {best, 2}

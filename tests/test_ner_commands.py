@@ -24,7 +24,7 @@ SIZES = {"train": 150, "valid": 30, "test": 30}
 TINY = ["random", "--characters", "--shape-features", "3", "--head", "crf", "--hidden", "24", "--buckets", "1"]
 ADAM = ["--optimizer", "adam", "--learning-rate", "0.02", "--average-decay", "0.9", "--devices", "1"]
 BATCHES = ["--batch-size", "10", "--word-dropout", "0.1"]
-TIMES = {"train_seconds", "seconds", "train_tokens_per_second", "peak_memory_mib"}
+TIMES = {"train_seconds", "seconds", "compile_seconds", "train_tokens_per_second", "peak_memory_mib"}
 TEXT = "Mr. Obama flew to Paris on Monday. He met the president of Iran's navy there!"
 
 
@@ -75,6 +75,7 @@ def test_a_run_holds_config_tagger_records_checkpoints_and_a_picture(whole, data
     assert all(np.isfinite(value) for record in records for value in record.values())
     assert records[-1]["train_loss"] < records[0]["train_loss"]
     assert records[-1]["validation_loss"] < records[0]["validation_loss"]
+    assert [record["compile_seconds"] > 0 for record in records] == [True, False, False]
     fields, encoder = predict.read_tagger(whole)
     assert fields["num_words"] == len(encoder.words)
     assert encoder.tags.names == conll.load(data).tag_names
