@@ -280,8 +280,12 @@ def _standardize_forward(over: _Over, x: Array, scale: Array, bias: Array, where
         return [total / divisor for total in over.pool(*map(over.channel_sums, values))]
 
     (shift,) = jax.lax.stop_gradient(means(jax.lax.stop_gradient(x)))
+    # XLA computes a difference that several sums share first and stores it, which takes longer than all the sums. Barriers
+    # give each sum its own; where XLA drops them (see colnorm/convolution.py) the result is the same.
+    (again,) = jax.lax.optimization_barrier((shift,))
+    rest, square = means(_zero_masked(x - shift, where), jnp.square(_zero_masked(x - again, where)))
+    (shift,) = jax.lax.optimization_barrier((again,))
     d = _zero_masked(x - shift, where)
-    rest, square = means(d, d * d)
     var = square - rest * rest
     var = jnp.where(var < 0, jnp.zeros_like(var), var)  # rounding; jnp.maximum would halve the curvature of constant input
     factor = jax.lax.rsqrt(var + over.epsilon)
@@ -295,10 +299,11 @@ def _standardize_backward(over: _Over, saved: Any, cotangents: tuple[Array, _Mom
     """
     x, scale, where, shift, rest, factor, divisor = saved
     gradient = _zero_masked(cotangents[0], where)
-    centred = x - shift - rest
-    # Both sums in one pass; the parameters' gradients are the same sums, over the batch.
+    # The parameters' gradients are the same sums, over the batch.
     by_bias = over.channel_sums(gradient)
-    by_scale = over.channel_sums(gradient * centred) * factor
+    (again,) = jax.lax.optimization_barrier((shift,))
+    by_scale = (over.channel_sums(gradient * (x - again)) - by_bias * rest) * factor
+    centred = x - shift - rest
     mean, mean_normalized = (total / divisor for total in over.pool(by_bias * scale, by_scale * scale))
     dx = gradient * (factor * scale) - centred * (factor * factor * mean_normalized) - factor * mean
     return _zero_masked(dx, where), jnp.sum(by_scale, 0, keepdims=True), jnp.sum(by_bias, 0, keepdims=True), None
