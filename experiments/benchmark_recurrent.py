@@ -5,7 +5,7 @@
 The plain LSTM runs against ``torch.nn.LSTM``, the layer-normalized ones against the same cell in a loop (and, with
 ``--compiled``, that cell under ``torch.compile``). Sides have the same parameters; a call computes outputs and the gradients of
 all parameters and of x, in float32, and what two sides return is compared before anything is timed. On a
-GPU ours in bfloat16 is timed too.
+GPU (with a CUDA build of PyTorch) cuDNN's LSTM through ``jax.experimental.rnn`` and ours in bfloat16 are timed too.
 
 Most of the time is products, and on 2 CPU cores those of the loop are slower than the large ones around it. Tried there without
 gain: a loop for each direction (XLA runs them one after the other), both directions as one batched product, gradients
@@ -85,9 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(command: Command) -> dict[str, Any]:
     """Compares and times every kind at every size."""
+    import jax
+    import torch
+
     from experiments import benchmarking
 
     machine = benchmarking.machine()
+    if jax.default_backend() == "gpu":  # float32 products, not TF32, on every side
+        jax.config.update("jax_default_matmul_precision", "highest")
+        torch.backends.cudnn.allow_tf32 = False
     notes: list[str] = []
     rows = {}
     for kind in command.kinds:
@@ -113,6 +119,7 @@ def make_sides(kind: str, size: tuple[int, ...], command: Command, notes: list[s
     import torch
 
     from colnorm import LSTM, Bidirectional, LayerNormLSTM
+    from experiments import cudnn_lstm
     from experiments.torch_recurrent import TorchLayerNormLSTM, TorchLSTM
 
     B, T, D, H = size
@@ -131,19 +138,21 @@ def make_sides(kind: str, size: tuple[int, ...], command: Command, notes: list[s
         params = {name: {**values, recurrent: 0.5 * values[recurrent]} for name, values in params.items()}
     on_gpu = jax.default_backend() == "gpu"
 
-    def ours(cell: Any) -> Callable[[], Any]:
-        layer = Bidirectional(cell)
-
+    def in_jax(apply: Callable[..., Any], read: Sequence[str] | None) -> Callable[[], Any]:
         @jax.jit
         def run(params: Any, x: Any, lengths: Any, cotangent: Any) -> Any:
             outputs: Any
-            outputs, pull_back = jax.vjp(lambda params, x: layer.apply({"params": params}, x, lengths), params, x)
+            outputs, pull_back = jax.vjp(lambda params, x: apply(params, x, lengths), params, x)
             return outputs, *pull_back(cotangent.astype(outputs.dtype))
 
-        read = LSTM_PARAMS if cell.func is LSTM else None
         own = {name: {key: values[key] for key in read or values} for name, values in params.items()}
         arguments = jax.device_put((own, x, lengths, cotangent))
         return lambda: jax.block_until_ready(run(*arguments))
+
+    def ours(cell: Any) -> Callable[[], Any]:
+        layer = Bidirectional(cell)
+        read = LSTM_PARAMS if cell.func is LSTM else None
+        return in_jax(lambda params, x, lengths: layer.apply({"params": params}, x, lengths), read)
 
     def peer(module: Any) -> Callable[[], Any]:
         device = "cuda" if on_gpu else "cpu"
@@ -186,11 +195,17 @@ def make_sides(kind: str, size: tuple[int, ...], command: Command, notes: list[s
     sides["colnorm"] = ours(cell)
     if kind != "plain":
         sides["colnorm, plain LSTM"] = ours(partial(LSTM, H))
+    exact = ["colnorm"]
     if on_gpu:
         sides["colnorm, bfloat16"] = ours(partial(cell, dtype=jnp.bfloat16))
+    if on_gpu and kind == "plain":
+        sides["cuDNN"] = in_jax(cudnn_lstm.apply, LSTM_PARAMS)
+        exact.append("cuDNN")
 
     def check(results: dict[str, Any]) -> dict[str, float]:
-        _compare(results["colnorm"], reference.results(results[next(iter(sides))]), "colnorm")
+        expected = reference.results(results[next(iter(sides))])
+        for name in exact:
+            _compare(results[name], expected, name)
         return {}
 
     return sides, check
