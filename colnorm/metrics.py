@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 def confusion_matrix(labels: jax.Array, predictions: jax.Array, weights: jax.Array, num_classes: int) -> jax.Array:
@@ -91,3 +92,37 @@ def tagging_figures(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[
     averages = {name: figures(f"{name} avg") for name in ("micro", "macro", "weighted")}
     types = {name: figures(name) for name in report if not name.endswith(" avg")}
     return {"accuracy": accuracy, **averages, "types": types}
+
+
+def calibration(probabilities: ArrayLike, right: ArrayLike, bins: int = 10) -> dict[str, Any]:
+    """How often what is said to have a probability comes true (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
+
+    Args:
+      probabilities: ``(N,)``, from 0 to 1.
+      right: ``(N,)`` bool, what came true.
+      bins: of equal width; the last one includes 1.
+
+    Returns:
+      ``error``, the expected calibration error: ``sum over bins of count / N * |mean probability - fraction right|``, 0 for
+      N = 0; and ``bins``, those that hold anything, each with ``low``, ``high``, ``count``, ``probability`` (their mean) and
+      ``right`` (the fraction).
+
+    Raises:
+      ValueError: the two differ in shape, or a probability lies outside of [0, 1].
+    """
+    probabilities, right = np.asarray(probabilities, np.float64), np.asarray(right, bool)
+    if probabilities.ndim != 1 or probabilities.shape != right.shape:
+        raise ValueError(f"expected two arrays of one shape (N,), got {probabilities.shape} and {right.shape}")
+    if probabilities.size and not (probabilities.min() >= 0 and probabilities.max() <= 1):
+        raise ValueError(f"probabilities must lie in [0, 1], got {probabilities.min()} to {probabilities.max()}")
+    places = np.minimum((probabilities * bins).astype(int), bins - 1)
+    rows = []
+    for place in range(bins):
+        inside = places == place
+        if count := int(inside.sum()):
+            mean, fraction = float(probabilities[inside].mean()), float(right[inside].mean())
+            rows.append(
+                {"low": place / bins, "high": (place + 1) / bins, "count": count, "probability": mean, "right": fraction}
+            )
+    error = sum(row["count"] * abs(row["probability"] - row["right"]) for row in rows) / max(probabilities.size, 1)
+    return {"error": error, "bins": rows}

@@ -76,10 +76,7 @@ class Predictor:
         def infer(params: Any, inputs: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array | None]:
             emissions, chain = apply(self.model, params, inputs)
             lengths = inputs["lengths"]
-            tags = decode(emissions, chain, lengths)
-            if chain is None:
-                return tags, jax.nn.softmax(emissions), None
-            return tags, crf.marginals(chain, emissions, lengths), crf.pairwise_marginals(chain, emissions, lengths)
+            return decode(emissions, chain, lengths), *posteriors(emissions, chain, lengths)
 
         self._infer = infer
 
@@ -115,9 +112,9 @@ class Predictor:
             for words, tokens, label in zip(sentences, found, labels, strict=True)
         ]
 
-    def _label(self, sentences: Sequence[Sequence[raw_text.Token]], batch_size: int = 64) -> list["_Labels"]:
+    def _label(self, sentences: Sequence[Sequence[raw_text.Token]], batch_size: int = 64) -> list["Labels"]:
         """Tags and posteriors of each sentence, in order; sentences of like length are tagged together."""
-        labels: list[_Labels] = [_Labels((), np.zeros((0, 0)), None)] * len(sentences)
+        labels: list[Labels] = [Labels((), np.zeros((0, 0)), None)] * len(sentences)
         names = self.encoder.tags.names
         order = sorted(range(len(sentences)), key=lambda place: len(sentences[place]))
         for first in range(0, len(order), batch_size):
@@ -131,45 +128,56 @@ class Predictor:
             for row, place in enumerate(places):
                 n = len(sentences[place])
                 named = tuple(names[tag] for tag in tags[row, :n])
-                labels[place] = _Labels(named, single[row, :n], None if pair is None else pair[row, : max(n - 1, 0)])
+                labels[place] = Labels(named, single[row, :n], None if pair is None else pair[row, : max(n - 1, 0)])
         return labels
 
-    def _sentence(self, tokens: Sequence[raw_text.Token], labels: "_Labels", text: str) -> Sentence:
+    def _sentence(self, tokens: Sequence[raw_text.Token], labels: "Labels", text: str) -> Sentence:
         found = []
         for kind, first, last in entities(labels.tags):
             start, end = tokens[first].start, tokens[last - 1].end
-            posterior = self._posterior(labels, kind, first, last)
+            posterior = entity_posterior(self.encoder.tags.names, labels, kind, first, last)
             found.append(Entity(kind, text[start:end], start, end, first, last, posterior))
         return Sentence(tuple(tokens), labels.tags, tuple(found))
 
-    def _posterior(self, labels: "_Labels", kind: str, first: int, last: int) -> float:
-        """``p(y_first = B) prod p(y_t = I | y_t-1) p(y_last != I | y_last-1)``: given the words, tags are a Markov chain."""
-        begin, inside = (self.encoder.tags.names.index(f"{prefix}-{kind}") for prefix in "BI")
-        single, pair = labels.single.astype(np.float64), labels.pair
 
-        def move(step: int, tag: int) -> float:
-            """p(y_step = inside | y_step-1 = tag)."""
-            if pair is None:
-                return float(single[step, inside])
-            # Both parts from the pairwise posterior, so that the ratio is a probability whatever the rounding.
-            row = pair[step - 1, tag].astype(np.float64)
-            return float(row[inside] / max(row.sum(), np.finfo(np.float64).tiny))
-
-        tags = [begin, *[inside] * (last - first - 1)]
-        probability = float(single[first, begin])
-        for step in range(first + 1, last):
-            probability *= move(step, tags[step - first - 1])
-        if last < len(labels.tags):
-            probability *= 1 - move(last, tags[-1])
-        return min(probability, 1.0)
-
-
-class _Labels(NamedTuple):
+class Labels(NamedTuple):
     """Tags (n,), posterior of each (n, K), and of neighbours (n - 1, K, K), None for a softmax head."""
 
     tags: tuple[str, ...]
     single: np.ndarray
     pair: np.ndarray | None
+
+
+def posteriors(emissions: jax.Array, chain: crf.Chain | None, lengths: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """Posteriors of each tag ``(B, T, K)`` and of neighbouring ones ``(B, T-1, K, K)``; without a CRF None for these."""
+    if chain is None:
+        return jax.nn.softmax(emissions), None
+    return crf.marginals(chain, emissions, lengths), crf.pairwise_marginals(chain, emissions, lengths)
+
+
+def entity_posterior(tag_names: Sequence[str], labels: Labels, kind: str, first: int, last: int) -> float:
+    """The probability of an entity of this type over the tokens from ``first`` to before ``last``, no shorter and no longer.
+
+    ``p(y_first = B) prod p(y_t = I | y_t-1) p(y_last != I | y_last-1)``: given the words, tags are a Markov chain.
+    """
+    begin, inside = (tag_names.index(f"{prefix}-{kind}") for prefix in "BI")
+    single, pair = labels.single.astype(np.float64), labels.pair
+
+    def move(step: int, tag: int) -> float:
+        """p(y_step = inside | y_step-1 = tag)."""
+        if pair is None:
+            return float(single[step, inside])
+        # Both parts from the pairwise posterior, so that the ratio is a probability whatever the rounding.
+        row = pair[step - 1, tag].astype(np.float64)
+        return float(row[inside] / max(row.sum(), np.finfo(np.float64).tiny))
+
+    tags = [begin, *[inside] * (last - first - 1)]
+    probability = float(single[first, begin])
+    for step in range(first + 1, last):
+        probability *= move(step, tags[step - first - 1])
+    if last < len(labels.tags):
+        probability *= 1 - move(last, tags[-1])
+    return min(probability, 1.0)
 
 
 def load(run_directory: str | os.PathLike[str], checkpoint: str = "best") -> Predictor:

@@ -44,8 +44,7 @@ def compare(command: Command) -> list[Path]:
     import numpy as np
 
     from colnorm.checkpoint import RunDirectory, write_json, write_text
-    from experiments import plotting, report
-    from experiments.published import REPORT_NER
+    from experiments import plotting, published, report
 
     histories: dict[str, Any] = {}
     evaluations: dict[str, Any] = {}
@@ -57,7 +56,7 @@ def compare(command: Command) -> list[Path]:
             raise ValueError(f"{path} is not evaluated yet: python -m experiments.evaluate_ner {path}")
         histories[path.name] = history
         evaluations[path.name] = evaluated = json.loads(file.read_text(encoding="utf-8"))
-        published = REPORT_NER.get(path.name.rsplit("-", 1)[-1], (None, None))
+        theirs = published.figures()["report"]["taggers"].get(path.name.rsplit("-", 1)[-1], {})
         f1 = {name: f"{split['micro']['f1']:.2%} / {split['macro']['f1']:.2%}" for name, split in evaluated["splits"].items()}
         rows.append(
             (
@@ -65,7 +64,7 @@ def compare(command: Command) -> list[Path]:
                 f"{evaluated['epoch']} of {len(history)}",
                 *f1.values(),
                 f"{evaluated['splits']['test']['accuracy']:.2%}",
-                " / ".join("-" if figure is None else f"{figure:.0%}" for figure in published),
+                " / ".join(f"{theirs[name]:.0%}" if name in theirs else "-" for name in ("micro_f1", "macro_f1")),
                 f"{np.median([r['seconds'] for r in history]):.0f} s",
                 f"{np.median([r['train_tokens_per_second'] for r in history]):,.0f}",
                 f"{max(r['peak_memory_mib'] for r in history):,.0f}",

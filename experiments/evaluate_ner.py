@@ -13,6 +13,9 @@ import tyro
 
 from experiments.configs import NerConfig
 
+PREDICTIONS = "test_predictions.conll"
+"""Word, right tag and predicted tag of each token of the test sentences, as conlleval reads them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Command:
@@ -27,7 +30,7 @@ class Command:
 
 
 def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
-    """Restores, evaluates, writes ``evaluation.json`` and pictures into the run; returns the former.
+    """Restores, evaluates, writes ``evaluation.json``, the predictions on test and pictures into the run; returns the former.
 
     Prints the tables as well, unless ``quiet``.
     """
@@ -35,10 +38,12 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
 
     process.prepare()
 
+    import numpy as np
+
     from colnorm import crf, tagger
-    from colnorm.checkpoint import RunDirectory, write_json
-    from colnorm.data import conll
-    from colnorm.metrics import tagging_figures
+    from colnorm.checkpoint import RunDirectory, write_json, write_text
+    from colnorm.data import conll, schemes
+    from colnorm.metrics import calibration, tagging_figures
     from colnorm.predict import METRIC, read_tagger
     from colnorm.training import Monitor
     from experiments import ner, plotting, report
@@ -56,7 +61,8 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
 
     # All splits at once share their padded lengths, and so their compilations.
     everything = [sentence for sentences in data.splits.values() for sentence in sentences]
-    tags, losses = ner.make_predictor(config, model)(params, ner.Split.make(everything, encoder, config.buckets))
+    split = ner.Split.make(everything, encoder, config.buckets)
+    tags, losses, found = ner.make_predictor(config, model, posteriors=True)(params, split)
     results: dict[str, Any] = {}
     first = 0
     for name, sentences in data.splits.items():
@@ -64,19 +70,37 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
         first = part.stop
         figures = tagging_figures([sentence.tags for sentence in sentences], tags[part])
         loss = ner.mean_loss(config, sentences, losses[part])
-        results[name] = {"sentences": len(sentences), "loss": loss, **figures}
-    written = {
+        pairs = list(zip(sentences, found[part] if found is not None else [], strict=True))
+        gold = [set(schemes.entities(sentence.tags)) for sentence, _ in pairs]
+        right = [entity[:3] in of_sentence for of_sentence, (_, listed) in zip(gold, pairs, strict=True) for entity in listed]
+        said = [entity[3] for _, listed in pairs for entity in listed]
+        results[name] = {"sentences": len(sentences), "loss": loss, **figures, "calibration": calibration(said, right)}
+    lines = (
+        "".join(f"{' '.join(columns)}\n" for columns in zip(sentence.words, sentence.tags, predicted, strict=True))
+        for sentence, predicted in zip(data.test, tags[first - len(data.test) :], strict=True)
+    )
+    write_text(run.path / PREDICTIONS, "\n".join(lines))
+    written: dict[str, Any] = {
         "epoch": epoch,
         "mode": "seqeval's default: entities as conlleval reads them, exact span and type",
         "splits": results,
         "machine": process.describe(),
     }
-    write_json(run.path / "evaluation.json", written)
-    title = f"{run.path.name}, epoch {epoch}"
-    pictures = [plotting.draw_entity_types(results, run.path / "entity_types.png", title)]
+    chain = None
     if "crf" in params:
         chain = crf.Chain(**params["crf"])
         chain = crf.constrain(chain, encoder.tags.names) if config.constrained else chain
+        # JSON has no infinity: None is a forbidden move.
+        parts = {name: np.asarray(values).astype(object) for name, values in chain._asdict().items()}
+        scores = {name: np.where(values == -np.inf, np.array(None), values).tolist() for name, values in parts.items()}
+        written["chain"] = {"tag_names": list(encoder.tags.names), **scores}
+    write_json(run.path / "evaluation.json", written)
+    title = f"{run.path.name}, epoch {epoch}"
+    pictures = [
+        plotting.draw_entity_types(results, run.path / "entity_types.png", title),
+        plotting.draw_calibration({title: results["test"]["calibration"]}, run.path / "calibration.png"),
+    ]
+    if chain is not None:
         pictures.append(plotting.draw_transitions(chain, encoder.tags.names, run.path / "transitions.png", title))
     run.close()
     if quiet:
@@ -88,7 +112,8 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
         console.print(about, highlight=False, soft_wrap=True)
         console.print(report.entities_table(result))
     console.print(f"entities by {written['mode']}", highlight=False)
-    console.print(f"written: {', '.join(map(str, [run.path / 'evaluation.json', *pictures]))}", highlight=False, soft_wrap=True)
+    files = [run.path / "evaluation.json", run.path / PREDICTIONS, *pictures]
+    console.print(f"written: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
     return written
 
 

@@ -2,18 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from colnorm import Tagger, optimizers
+from colnorm import Tagger, optimizers, predict
 from colnorm.data.batching import Bucket, evaluation_plan, make_buckets
 from colnorm.data.conll import Sentence, TaggingData
 from colnorm.data.encoding import Encoder
 from colnorm.data.glove import Vectors
+from colnorm.data.schemes import entities
 from colnorm.tagger import apply, decode, sentence_losses, with_word_vectors
 from colnorm.training import Data, LossFn, Sums, TrainState, create_state, take_batch
 from experiments.configs import NerConfig
@@ -124,33 +125,49 @@ class Split:
         return cls(sentences, buckets, arrays)
 
 
-def make_predictor(config: NerConfig, model: Tagger) -> Callable[[Any, Split], tuple[list[tuple[str, ...]], np.ndarray]]:
-    """Parameters, split -> the predicted tags of each sentence, in order, and the losses ``(sentences,)``."""
+class Predicted(NamedTuple):
+    """What a tagger says of each sentence of a split, in order."""
+
+    tags: list[tuple[str, ...]]
+    losses: np.ndarray  # (sentences,)
+    entities: list[list[tuple[str, int, int, float]]] | None  # type, first token, the one after its last, posterior
+
+
+def make_predictor(config: NerConfig, model: Tagger, posteriors: bool = False) -> Callable[[Any, Split], Predicted]:
+    """Parameters, split -> what is predicted; with the entities and their ``posteriors``, or without."""
     names = np.array(model.tag_names)
 
     @jax.jit
-    def step(params: Any, data: Data, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step(params: Any, data: Data, indices: jax.Array) -> tuple[jax.Array, ...]:
         batch = take_batch(data, indices)
+        lengths = batch["lengths"]
         emissions, chain = apply(model, params, batch)
-        losses = sentence_losses(emissions, chain, batch["tags"], batch["lengths"])
-        return decode(emissions, chain, batch["lengths"]), losses
+        losses = sentence_losses(emissions, chain, batch["tags"], lengths)
+        rest = predict.posteriors(emissions, chain, lengths) if posteriors else ()
+        return decode(emissions, chain, lengths), losses, *rest
 
-    def predict(params: Any, split: Split) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    def run(params: Any, split: Split) -> Predicted:
         params = jax.tree.map(jnp.asarray, params)
-        tags: list[tuple[str, ...]] = [()] * len(split.sentences)
-        losses = np.zeros(len(split.sentences))
+        count = len(split.sentences)
+        result = Predicted([()] * count, np.zeros(count), [[] for _ in range(count)] if posteriors else None)
         for number, batches in evaluation_plan(split.buckets, config.batch_size):
             data = jax.tree.map(jnp.asarray, split.arrays[number])
             for indices in batches:
-                decoded, of_batch = jax.device_get(step(params, data, jnp.asarray(indices)))
-                inside = indices >= 0
-                places = split.buckets[number].indices[indices[inside]]
-                losses[places] = of_batch[inside]
-                for place, row in zip(places, decoded[inside], strict=True):
-                    tags[place] = tuple(names[row[: len(split.sentences[place].words)]].tolist())
-        return tags, losses
+                decoded, losses, *rest = jax.device_get(step(params, data, jnp.asarray(indices)))
+                for row in np.flatnonzero(indices >= 0):
+                    place = split.buckets[number].indices[indices[row]]
+                    length = len(split.sentences[place].words)
+                    tags = tuple(names[decoded[row, :length]].tolist())
+                    result.tags[place], result.losses[place] = tags, losses[row]
+                    if result.entities is not None:
+                        single, pair = rest
+                        labels = predict.Labels(tags, single[row, :length], None if pair is None else pair[row, : length - 1])
+                        result.entities[place] = [
+                            (*found, predict.entity_posterior(model.tag_names, labels, *found)) for found in entities(tags)
+                        ]
+        return result
 
-    return predict
+    return run
 
 
 def mean_loss(config: NerConfig, sentences: Sequence[Sentence], losses: np.ndarray) -> float:

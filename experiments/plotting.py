@@ -1,6 +1,7 @@
 """Pictures of runs: curves, features, confusions, entity types, transitions. Matplotlib is imported where it draws."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,19 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
     return figure, axes
 
 
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Inside it the same figures give the same SVG file, byte by byte."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "colnorm"}):
+        yield
+
+
 def _save(figure: Any, path: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
     return path
 
@@ -176,6 +186,47 @@ def draw_transitions(chain: Any, tag_names: Sequence[str], path: Path, title: st
     axes[0, 0].set_ylabel("from")
     figure.colorbar(image, label="score")
     figure.suptitle(title)
+    return _save(figure, path)
+
+
+def draw_batch_sizes(errors: Mapping[str, Mapping[int, tuple[float, float]]], path: Path) -> Path:
+    """Test error over the batch size, a curve a normalization: mean and spread over seeds."""
+    figure, ((axis,),) = _figure(1, 1, 7, 4)
+    for name, points in errors.items():
+        means, spreads = zip(*points.values(), strict=True)
+        axis.errorbar(
+            list(points), [100 * mean for mean in means], [100 * s for s in spreads], marker=".", capsize=3, label=name
+        )
+    sizes = sorted({size for points in errors.values() for size in points})
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sizes, [str(size) for size in sizes])
+    axis.set_xlabel("images in a batch")
+    axis.set_ylabel("test error, %")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.suptitle("Test error and batch size")
+    return _save(figure, path)
+
+
+def draw_calibration(calibrations: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """How many of the entities said to have a posterior are right, over that posterior; the diagonal is perfect."""
+    figure, ((axis, counts),) = _figure(1, 2, 10, 4)
+    axis.plot([0, 1], [0, 1], color="gray", linestyle=":")
+    for label, values in calibrations.items():
+        rows = values["bins"]
+        shown = f"{label} (error {values['error']:.1%})"
+        axis.plot([row["probability"] for row in rows], [row["right"] for row in rows], marker=".", label=shown)
+        counts.plot([row["probability"] for row in rows], [row["count"] for row in rows], marker=".")
+    axis.set_ylabel("right")
+    counts.set_ylabel("entities")
+    counts.set_yscale("log")
+    for panel in (axis, counts):
+        panel.set_xlabel("posterior")
+        panel.set_xlim(0, 1)
+        panel.grid(alpha=0.3)
+    axis.set_ylim(0, 1)
+    axis.legend()
+    figure.suptitle("Entities found in test sentences: posterior, and how many are right")
     return _save(figure, path)
 
 

@@ -119,11 +119,11 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
             trained = time.perf_counter()
             summed = {name: sum(stacked[name].sum(dtype="float64") for stacked in history) for name in history[0]}
 
-            tags, losses = predict(engine.get_state(state).variables["params"], validation)
-            validation_loss = ner.mean_loss(config, data.validation, losses)
+            predicted = predict(engine.get_state(state).variables["params"], validation)
+            validation_loss = ner.mean_loss(config, data.validation, predicted.losses)
             # What the last step did to the parameters shows here only.
             check_finite(validation_loss, epoch, steps_per_epoch - 1, "validation loss")
-            figures = tagging_figures(gold, tags)
+            figures = tagging_figures(gold, predicted.tags)
             record = {
                 "train_loss": float(summed["loss"] / summed["count"]),
                 "validation_loss": validation_loss,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from sklearn import metrics
 
-from colnorm.metrics import classification_figures, confusion_matrix, tagging_figures
+from colnorm.metrics import calibration, classification_figures, confusion_matrix, tagging_figures
 
 CLASSES = 4
 compiled = jax.jit(confusion_matrix, static_argnums=3)
@@ -154,3 +154,32 @@ def test_tagging_figures_are_those_of_the_spans(pairs):
 def test_tagging_figures_of_other_sentences():
     with pytest.raises(ValueError, match="their lengths differ"):
         tagging_figures([["O", "O"]], [["O"]])
+
+
+# -------------------------------------------------------------------------------------------------------- calibration
+
+
+def test_calibration_is_scikit_learns_curve():
+    from sklearn.calibration import calibration_curve
+
+    rng = np.random.default_rng(0)
+    said = rng.random(500)
+    right = rng.random(500) < said**2
+    found = calibration(said, right)
+    fractions, means = calibration_curve(right, said, n_bins=10)
+    np.testing.assert_allclose([row["right"] for row in found["bins"]], fractions)
+    np.testing.assert_allclose([row["probability"] for row in found["bins"]], means)
+    weights = np.histogram(said, 10, (0, 1))[0] / 500
+    assert [row["count"] for row in found["bins"]] == (weights * 500).round().astype(int).tolist()
+    assert found["error"] == pytest.approx(np.sum(weights * np.abs(fractions - means)))
+
+
+def test_calibration_at_the_edges():
+    assert calibration([], []) == {"error": 0, "bins": []}
+    (low, high) = calibration([0.0, 1.0, 1.0], [False, True, False])["bins"]
+    assert (low["count"], low["low"], high["count"], high["high"], high["right"]) == (1, 0.0, 2, 1.0, 0.5)
+    assert calibration([1.0], [True])["error"] == 0
+    with pytest.raises(ValueError, match="one shape"):
+        calibration([0.5], [True, False])
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got -0.1 to 0.5"):
+        calibration([0.5, -0.1], [True, False])

@@ -309,7 +309,7 @@ def test_the_posterior_of_an_entity_is_its_share_of_sampled_paths(predictor):
     found = [{*schemes.entities([names[tag] for tag in path])} for path in np.asarray(paths)]
     labels = predictor._label([[predict.raw_text.Token(word, 0, 0) for word in words]])[0]
     for span in [("per", 1, 3), ("geo", 4, 6), ("tim", 7, 8), ("per", 0, 3), ("org", 4, 5)]:
-        exact = predictor._posterior(labels, *span)
+        exact = predict.entity_posterior(predictor.encoder.tags.names, labels, *span)
         share = np.mean([span in entities for entities in found])
         assert abs(share - exact) < 5 * np.sqrt(max(exact * (1 - exact), 1e-5) / draws), span
 

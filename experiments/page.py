@@ -1,0 +1,216 @@
+"""The page of the study: ``index.html``, which needs no other file and no network, and the same as ``RESULTS.md``."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import gather, plotting
+
+Runs = Mapping[tuple[str, int], Path]
+"""The run directory of each finished row and seed."""
+
+# Columns of the tables: figure, heading.
+IMAGE_COLUMNS = {
+    "test accuracy": "test accuracy",
+    "validation accuracy": "validation accuracy",
+    "train accuracy": "train accuracy",
+    "test macro F1": "test macro F1",
+}
+TAGGER_COLUMNS = {
+    "test micro F1": "test micro F1",
+    "test macro F1": "test macro F1",
+    "test weighted F1": "test weighted F1",
+    "test accuracy": "test token accuracy",
+    "validation micro F1": "validation micro F1",
+}
+GROUPS = (
+    ("report", "images", "1. Images: the report's rows"),
+    ("batches", "images", "Batch sizes"),
+    ("modern", "images", "The same networks, trained as one would today"),
+    ("taggers", "taggers", "2. Named entities"),
+)
+
+
+def write(results: Mapping[str, Any], runs: Runs, output: Path) -> Path:
+    """Draws the pictures, writes both pages; returns ``index.html``.
+
+    Args:
+      results: of :func:`experiments.gather.gather`.
+      runs: where the rows' curves come from.
+      output: directory of the pages; pictures go into ``pictures`` below it.
+    """
+    import jinja2
+
+    from colnorm.checkpoint import write_text
+
+    folder = output / "pictures"
+    folder.mkdir(exist_ok=True)
+    pictures = draw(results, runs, folder)
+    cost = output / "crf_cost.json"
+    context = {
+        **results,
+        "groups": [group for group in (_group(results["rows"], *names) for names in GROUPS) if group["rows"]],
+        "pictures": pictures,
+        "crf_cost": json.loads(cost.read_text(encoding="utf-8")) if cost.exists() else None,
+        "machines": _machines(results["rows"]),
+        "has": {row["name"] for row in results["rows"] if row["seeds"]},
+    }
+    for template, name, escape in (("page.html", "index.html", True), ("page.md", "RESULTS.md", False)):
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).parent),
+            autoescape=escape,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+        )
+        environment.filters |= {"percent": _percent, "points": _points, "embedded": _embedded, "duration": _duration}
+        write_text(output / name, environment.get_template(template).render(context))
+    return output / "index.html"
+
+
+def _group(rows: Sequence[Mapping[str, Any]], key: str, task: str, title: str) -> dict[str, Any]:
+    """The rows of a chapter, and the columns of its table."""
+    columns = IMAGE_COLUMNS if task == "images" else TAGGER_COLUMNS
+    chosen = [row for row in rows if _chapter(row) == key]
+    return {"key": key, "task": task, "title": title, "columns": columns, "rows": chosen}
+
+
+def _chapter(row: Mapping[str, Any]) -> str:
+    """The chapter that a row belongs to, as :data:`GROUPS` has them."""
+    if row["task"] == "taggers":
+        return "taggers"
+    if row["name"].startswith("modern_"):
+        return "modern"
+    return "batches" if "_batch" in row["name"] else "report"
+
+
+def _machines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The different machines of all runs."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        for seed in row["seeds"]:
+            found.setdefault(json.dumps(seed["machine"], sort_keys=True), seed["machine"])
+    return list(found.values())
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+
+
+def draw(results: Mapping[str, Any], runs: Runs, folder: Path) -> dict[str, Path]:
+    """Draws all pictures of what is finished; returns them by name: ``curves of bn`` say, or ``curves of report``."""
+    finished = {row["name"]: row for row in results["rows"] if row["seeds"]}
+    histories = {
+        name: [gather.read_history(runs[name, seed["seed"]]) for seed in row["seeds"]] for name, row in finished.items()
+    }
+    pictures: dict[str, Path] = {}
+
+    def keep(name: str, path: Path) -> None:
+        pictures[name] = path
+
+    def file(name: str) -> Path:
+        return folder / f"{name.replace(' ', '-')}.svg"
+
+    with plotting.reproducible():
+        for key, task, title in GROUPS:
+            means = {name: mean_history(histories[name]) for name, row in finished.items() if _chapter(row) == key}
+            if len(means) > 1:
+                draw_all = plotting.draw_comparison if task == "images" else plotting.draw_tagging_comparison
+                keep(f"curves of {key}", draw_all(means, file(f"curves of {key}"), f"{title}, means over seeds"))
+            if means and key == "report":
+                from experiments.cifar import PERCENTILES
+
+                keep("features", plotting.draw_quantiles(means, PERCENTILES, file("features")))
+        for name, row in finished.items():
+            first = row["seeds"][0]
+            title = f"{name}, seed {first['seed']}"
+            evaluated = json.loads((runs[name, first["seed"]] / "evaluation.json").read_text(encoding="utf-8"))
+            if row["task"] == "images":
+                keep(f"curves of {name}", plotting.draw_curves(histories[name][0], file(name), title, first["best_epoch"]))
+                confusion = {"test": np.array(evaluated["splits"]["test"]["confusion"])}
+                path = file(f"confusion of {name}")
+                keep(f"confusion of {name}", plotting.draw_confusions(confusion, evaluated["class_names"], path, title))
+            else:
+                path = file(name)
+                keep(f"curves of {name}", plotting.draw_tagging_curves(histories[name][0], path, title, first["best_epoch"]))
+                if "chain" in evaluated:
+                    path = file(f"transitions of {name}")
+                    keep(f"transitions of {name}", plotting.draw_transitions(*read_chain(evaluated["chain"]), path, title))
+        if calibrations := _calibrations(finished, runs):
+            keep("calibration", plotting.draw_calibration(calibrations, file("calibration")))
+        if sizes := batch_sizes(finished):
+            keep("batch sizes", plotting.draw_batch_sizes(sizes, file("batch sizes")))
+    return pictures
+
+
+def mean_history(histories: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The mean of several seeds' records, as far as all of them went."""
+    result = []
+    for records in zip(*histories, strict=False):
+        mean: dict[str, Any] = {"epoch": records[0]["epoch"]}
+        for key, value in records[0].items():
+            if key != "epoch" and isinstance(value, (int, float, list)):
+                mean[key] = np.mean([record[key] for record in records], 0).tolist()
+        result.append(mean)
+    return result
+
+
+def read_chain(stored: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """The chain and tag names of an evaluation, whose None stands for a forbidden move."""
+    from colnorm import crf
+
+    parts = {name: np.array(stored[name], np.float64) for name in ("transitions", "start", "end")}  # None becomes NaN
+    scores: Any = {name: np.where(np.isnan(values), -np.inf, values) for name, values in parts.items()}
+    return crf.Chain(**scores), list(stored["tag_names"])
+
+
+def batch_sizes(finished: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[int, tuple[float, float]]]:
+    """Normalization -> batch size -> test error, mean and spread over seeds, where more than one size is there."""
+    found: dict[str, dict[int, tuple[float, float]]] = {}
+    for name in ("bn", "gn", "bin"):
+        rows = [row for other, row in finished.items() if other == name or other.startswith(f"{name}_batch")]
+        if len(rows) > 1:
+            points = {row["batch_size"]: row["figures"]["test accuracy"] for row in rows}
+            found[name] = {size: (1 - points[size]["mean"], points[size]["spread"] or 0.0) for size in sorted(points)}
+    return found
+
+
+def _calibrations(finished: Mapping[str, Mapping[str, Any]], runs: Runs) -> dict[str, Any]:
+    """Of the taggers' first seeds."""
+    found = {}
+    for name, row in finished.items():
+        if row["task"] == "taggers":
+            file = runs[name, row["seeds"][0]["seed"]] / "evaluation.json"
+            found[name] = json.loads(file.read_text(encoding="utf-8"))["splits"]["test"]["calibration"]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ filters
+
+
+def _percent(figure: Mapping[str, float | None] | None) -> str:
+    """``81.39 %``, with ``± 0.21`` where there is a spread over seeds."""
+    if figure is None or figure["mean"] is None:
+        return "\N{EN DASH}"
+    spread = "" if figure["spread"] is None else f" ± {100 * figure['spread']:.2f}"
+    return f"{100 * figure['mean']:.2f}{spread} %"
+
+
+def _points(value: float) -> str:
+    """A difference in percentage points, with its sign."""
+    return f"{100 * value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _embedded(path: Path) -> str:
+    """A picture as an address that holds it."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"

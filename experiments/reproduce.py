@@ -1,0 +1,299 @@
+"""The whole study with one command: trains every row, evaluates it, and writes a page with every table and figure.
+
+python -m experiments.reproduce                                     # embedded data, minutes: what it is like
+python -m experiments.reproduce --data-dir DIR --scale reduced      # real data, overnight on a laptop
+python -m experiments.reproduce --data-dir DIR --seeds 3 --resume   # the report's sizes; goes on where it was stopped
+
+DIR holds CIFAR-10 (binary or python version), GMB's ner_dataset.csv and glove.6B.100d.txt; --ner-data and --glove name them
+where they are elsewhere. Every row is a command of its own, train_cifar or train_ner with a preset, and the page shows it.
+"""
+
+import ctypes
+import dataclasses
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from experiments.study import Row, Scale, choose
+
+VECTORS = "vectors.txt"
+"""Of a demo, in its output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What to reproduce, and where."""
+
+    scale: Scale | None = None
+    """demo: embedded data, small networks; reduced: real data, few epochs; full: the report's sizes. By default full with
+    --data-dir, else demo."""
+    data_dir: str | None = None
+    """Directory with CIFAR-10 and, unless named below, GMB and GloVe."""
+    ner_data: str | None = None
+    """GMB's csv, or a directory of CoNLL files."""
+    glove: str | None = None
+    """GloVe text file."""
+    rows: tuple[str, ...] = ()
+    """Rows by name, or images, or taggers; all by default."""
+    seeds: int = 1
+    """Seeds of each row, from 0."""
+    output: Path | None = None
+    """Directory for runs, page and pictures; runs/study-SCALE by default."""
+    resume: bool = False
+    """Go on with what is there: finished rows are kept, a row that was stopped continues from its last epoch."""
+    page_only: bool = False
+    """Train nothing, write the page anew from what is there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One row with one seed."""
+
+    row: Row
+    seed: int
+    scale: Scale
+    run: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.name}, seed {self.seed}"
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.run / "evaluation.json").exists()
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last attempt failed, None where it didn't."""
+        file = self._failure_file
+        return file.read_text(encoding="utf-8") if file.exists() and not self.is_finished else None
+
+    @property
+    def _failure_file(self) -> Path:
+        return self.run.with_suffix(".failed")
+
+    def train_arguments(self, places: Mapping[str, str], run: str | None = None) -> list[str]:
+        """The training command after ``python -m``; ``places`` are data_dir, data and glove, those that are needed."""
+        images = self.row.task == "images"
+        fields = {**self.row.overrides(self.scale), "seed": self.seed, **places}
+        arguments = [f"experiments.train_{'cifar' if images else 'ner'}", self.row.preset]
+        for name, value in fields.items():
+            arguments += _flag(name, value)
+        return [*arguments, "--run", str(self.run) if run is None else run]
+
+    def commands(self, places: Mapping[str, str]) -> list[list[str]]:
+        """What is left to run, each after ``python -m``."""
+        begun = (self.run / "config.json").exists()
+        evaluate = f"experiments.evaluate_{'cifar' if self.row.task == 'images' else 'ner'}"
+        train = [*self.train_arguments(places), *(["--resume"] if begun else [])]
+        return [train, [evaluate, str(self.run)]]
+
+    def do(self, places: Mapping[str, str]) -> bool:
+        """Trains and evaluates; on failure keeps the reason, says it and returns False."""
+        self._failure_file.unlink(missing_ok=True)
+        for command in self.commands(places):
+            errors = self.run.with_suffix(".stderr")
+            with open(errors, "w", encoding="utf-8") as file:
+                status = _run([sys.executable, "-m", *command], file)
+            said = errors.read_text(encoding="utf-8")
+            errors.unlink()
+            if status in (130, -signal.SIGINT):
+                raise KeyboardInterrupt
+            if status:
+                last = said.strip().splitlines()[-1:] or [f"exit status {status}"]
+                self._failure_file.write_text(last[0].removeprefix("error: "), encoding="utf-8")
+                print(f"{self.name}: {said.strip() or last[0]}", file=sys.stderr)
+                return False
+        return True
+
+
+def reproduce(command: Command) -> Path:
+    """Does what is left of the study and writes the page; returns the page.
+
+    Raises:
+      ValueError: there is no such row, no data, or something stands in the output that is not to be gone on with.
+    """
+    from colnorm.checkpoint import write_json
+    from experiments import gather, page, report
+
+    scale = command.scale or ("demo" if command.data_dir is None else "full")
+    if command.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {command.seeds}")
+    rows = choose(command.rows)
+    output = command.output or Path("runs") / f"study-{scale}"
+    places = _find_data(command, rows, scale, output)
+    _open_output(output, scale, going_on=command.resume or command.page_only)
+    # Row after row within a seed: the first seed's page is whole before the second begins.
+    jobs = [Job(row, seed, scale, output / "runs" / f"{row.name}-seed{seed}") for seed in range(command.seeds) for row in rows]
+    (output / "runs").mkdir(exist_ok=True)
+    console = report.make_console()
+
+    def write_page() -> Path:
+        shown = {job.row.name: _shown_command(job, places[job.row.name]) for job in jobs}
+        results = gather.gather(jobs, scale, shown)
+        write_json(output / "results.json", results)
+        return page.write(results, {(job.row.name, job.seed): job.run for job in jobs if job.is_finished}, output)
+
+    waiting = [] if command.page_only else [job for job in jobs if not job.is_finished]
+    if scale == "demo" and any(job.row.needs_glove for job in waiting) and not (output / VECTORS).exists():
+        from experiments.demo_vectors import write_vectors
+
+        write_vectors(output / VECTORS)
+    if not command.page_only:
+        done = len(jobs) - len(waiting)
+        console.print(f"{output}: {len(rows)} rows, {command.seeds} seed(s), {scale}; {done} of {len(jobs)} runs are done")
+    for number, job in enumerate(waiting):
+        left = time_left(waiting[number:], jobs)
+        about = "" if left is None else f"; about {_duration(left)} left for all"
+        console.print(f"[{number + 1}/{len(waiting)}] {job.name}: {job.row.title}{about}", highlight=False, markup=False)
+        if job.do(places[job.row.name]):
+            write_page()  # after every run: whoever looks sees what there is
+    if not command.page_only and any(row.task == "taggers" for row in rows):
+        measure_crf_cost(output / "crf_cost.json")
+    written = write_page()
+    failed = [job.name for job in jobs if job.failure is not None]
+    console.print(f"written: {written}, {output / 'RESULTS.md'}, {output / 'results.json'}", highlight=False, soft_wrap=True)
+    if failed:
+        raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}; --resume tries them again")
+    return written
+
+
+def measure_crf_cost(file: Path) -> None:
+    """Times the CRF over the number of tags, in a process of its own, unless that was done."""
+    if not file.exists():
+        subprocess.run([sys.executable, "-m", "experiments.crf_cost", "--output", str(file)], check=True)
+
+
+def time_left(waiting: Sequence[Job], jobs: Sequence[Job]) -> float | None:
+    """Seconds that the waiting jobs may take, from the epochs of finished and begun ones; None as long as none is known.
+
+    An epoch of a row that was never trained is taken to be as long as the mean one of its task, and all epochs to be run.
+    """
+    known: dict[str, list[float]] = {}
+    for job in jobs:
+        if seconds := _epoch_seconds(job):
+            known.setdefault(job.row.name, []).extend(seconds)
+            known.setdefault(job.row.task, []).extend(seconds)
+    total = 0.0
+    for job in waiting:
+        seconds = known.get(job.row.name, known.get(job.row.task, []))
+        if not seconds:
+            return None
+        epochs = max(job.row.config(job.scale).epochs - len(_epoch_seconds(job)), 0)
+        total += epochs * sum(seconds) / len(seconds)
+    return total
+
+
+def _epoch_seconds(job: Job) -> list[float]:
+    file = job.run / "metrics.jsonl"
+    if not file.exists():
+        return []
+    return [json.loads(line)["seconds"] for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{max(minutes, 1)} min"
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    """A field of a config as tyro reads it."""
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if isinstance(value, tuple):
+        return [flag, *map(str, value)]
+    return [flag, str(value)]
+
+
+def _open_output(output: Path, scale: Scale, going_on: bool) -> None:
+    """Makes the output directory, or checks that it holds this study."""
+    from colnorm.checkpoint import write_json
+
+    file = output / "study.json"
+    if file.exists():
+        stored = json.loads(file.read_text(encoding="utf-8"))["scale"]
+        if stored != scale:
+            raise ValueError(f"{output} holds a study at scale {stored}, not {scale}; choose another --output")
+        if not going_on:
+            raise ValueError(f"{output} holds a study already; go on with --resume, or choose another --output")
+        return
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty and holds no study; choose another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"scale": scale})
+
+
+def _find_data(command: Command, rows: Sequence[Row], scale: Scale, output: Path) -> dict[str, dict[str, str]]:
+    """For each row the options that say where its data is."""
+    if scale == "demo":
+        return {row.name: {"glove": str(output / VECTORS)} if row.needs_glove else {} for row in rows}
+    base = None if command.data_dir is None else Path(command.data_dir)
+
+    def find(option: str, given: str | None, *names: str) -> str:
+        if given is not None:
+            return given
+        candidates = [] if base is None else [base / name for name in names]
+        for path in candidates:
+            if path.exists():
+                return str(path)
+        where = "" if base is None else f"; {base} holds no {' or '.join(names)}"
+        raise ValueError(f"at scale {scale} these rows need {option}{where}")
+
+    places: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row.task == "images":
+            places[row.name] = {"data_dir": find("--data-dir", command.data_dir)}
+            continue
+        places[row.name] = {"data": find("--ner-data", command.ner_data, "ner_dataset.csv")}
+        if row.needs_glove:
+            places[row.name]["glove"] = find("--glove", command.glove, "glove.6B.100d.txt")
+    return places
+
+
+def _shown_command(job: Job, places: Mapping[str, str]) -> str:
+    """The command as a reader types it: with DIR, DATA and GLOVE for the places, SEED and RUN for the others."""
+    names = {"data_dir": "DIR", "data": "DATA", "glove": "GLOVE"}
+    shown = job.train_arguments({name: names[name] for name in places}, run="RUN")
+    return shlex.join(["python", "-m", *shown])
+
+
+def _run(command: Sequence[str], errors: Any) -> int:
+    """Runs a command to its end, its standard error into a file; it dies with this process, were that killed."""
+    process = subprocess.Popen(command, stderr=errors, preexec_fn=_die_with_parent())
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # reaches the command too, which stops by itself
+            process.wait()
+            raise
+
+
+def _die_with_parent() -> Callable[[], Any] | None:
+    """Linux alone can be asked for it; elsewhere a command goes on when its parent is killed outright."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
+    return lambda: prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    command = tyro.cli(Command, prog="python -m experiments.reproduce", args=arguments, description=__doc__)
+    from experiments.process import exit_status
+
+    try:
+        return exit_status(lambda: reproduce(command))
+    finally:
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

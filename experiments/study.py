@@ -1,0 +1,143 @@
+"""The rows of the study, and how large each is at a scale: what ``experiments.reproduce`` trains."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from experiments.configs import CIFAR_PRESETS, NEEDS_GLOVE, NER_PRESETS
+
+Scale = Literal["demo", "reduced", "full"]
+Task = Literal["images", "taggers"]
+
+SCALES: dict[Scale, str] = {
+    "demo": "Embedded data and small networks: handwritten digits and sentences of a grammar. It shows that everything runs; "
+    "its figures are not the report's.",
+    "reduced": "Real data in full, but few epochs, fewer still where batches are small; no early stopping.",
+    "full": "The report's sizes: all data, as many epochs as early stopping lets, at most 100 for images and 60 for taggers.",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of the study: a preset, what it changes, and where it stands in the report.
+
+    Attributes:
+      name: its own name, and that of its figures in ``published.toml``.
+      section: of the report; empty where the report has nothing of the kind.
+      title: what it is.
+      task: which command trains it.
+      preset: of that command.
+      changes: fields of the preset's config that are other.
+    """
+
+    name: str
+    section: str
+    title: str
+    task: Task
+    preset: str
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def overrides(self, scale: Scale) -> dict[str, Any]:
+        """The fields of the config that are not the preset's, at a scale."""
+        sizes = _image_sizes(self, scale) if self.task == "images" else _tagger_sizes(self, scale)
+        return {**self.changes, **sizes}
+
+    def config(self, scale: Scale) -> Any:
+        """The whole config, without the places of the data."""
+        presets: dict[str, Any] = CIFAR_PRESETS if self.task == "images" else NER_PRESETS
+        return dataclasses.replace(presets[self.preset][1], **self.overrides(scale))
+
+    @property
+    def needs_glove(self) -> bool:
+        return self.task == "taggers" and (self.preset in NEEDS_GLOVE or self.preset == "best")
+
+
+def _image_sizes(row: Row, scale: Scale) -> dict[str, Any]:
+    config = CIFAR_PRESETS[row.preset][1]
+    if scale == "full":
+        return {}
+    if scale == "demo":
+        small: dict[str, Any] = {"data": "digits", "n": 1, "epochs": 4, "patience": None}
+        # A mirrored 2 is no digit.
+        return small | ({"warmup_epochs": 1, "flip": False} if config.schedule == "cosine" else {})
+    batch_size = row.changes.get("batch_size", config.batch_size)
+    epochs = 8 if batch_size >= 32 else 2
+    return {"epochs": epochs, "patience": None} | ({"warmup_epochs": 1} if config.schedule == "cosine" else {})
+
+
+def _tagger_sizes(row: Row, scale: Scale) -> dict[str, Any]:
+    if scale == "full":
+        return {}
+    if scale == "demo":
+        return {"data": "sample", "hidden": 50, "batch_size": 32, "buckets": 1, "epochs": 5, "patience": None}
+    return {"epochs": 8, "patience": None}
+
+
+def _batch_size_rows() -> list[Row]:
+    """bn, gn and bin at small batches, the rate scaled with the batch (Goyal et al., 2017) as in the presets at 8."""
+    rows = []
+    for name in ("bn", "gn", "bin"):
+        rate = CIFAR_PRESETS[name][1].learning_rate
+        for size in (2, 4, 8, 32):
+            in_report = size == 8 and name != "bin"
+            changes = {} if in_report else {"batch_size": size, "learning_rate": rate * size / 128}
+            preset = f"{name}_batch8" if in_report else name
+            section = "1.2.6" if in_report else ""
+            rows.append(Row(f"{name}_batch{size}", section, f"{name}, batches of {size}", "images", preset, changes))
+    return rows
+
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in [
+        Row("nn", "1.1", "no normalization", "images", "nn"),
+        Row("bn", "1.2.1", "batch normalization", "images", "bn"),
+        Row("in", "1.2.1", "instance normalization", "images", "in"),
+        Row("bin", "1.2.1", "batch-instance normalization", "images", "bin"),
+        Row("ln", "1.2.1", "layer normalization", "images", "ln"),
+        Row("gn", "1.2.1", "group normalization, 16 groups", "images", "gn"),
+        Row("flax_bn", "1.2.4", "the framework's own batch normalization", "images", "flax_bn"),
+        *_batch_size_rows(),
+        *(
+            Row(name, "", f"{name.removeprefix('modern_')}, today's recipe", "images", name)
+            for name in CIFAR_PRESETS
+            if name.startswith("modern_")
+        ),
+        Row("random", "2.1.1", "BiLSTM, random word embeddings", "taggers", "random"),
+        Row("glove", "2.1.2", "BiLSTM, GloVe", "taggers", "glove"),
+        Row("char", "2.1.3", "GloVe and a character BiLSTM", "taggers", "char"),
+        Row("layer_norm", "2.1.4", "the same, layer-normalized LSTM", "taggers", "layer_norm"),
+        Row("crf", "2.2", "GloVe, characters, linear-chain CRF", "taggers", "crf"),
+        Row("crf_layer_norm", "", "the same, layer-normalized LSTM", "taggers", "crf_layer_norm"),
+        Row("best", "", "everything on, Adam", "taggers", "best"),
+    ]
+}
+
+# What the report says of the order of its rows by test accuracy (1.2.5).
+IMAGE_ORDER = ("in", "bin", "gn", "bn", "ln", "nn")
+
+# What each part of a tagger is said to bring: (with it, without it, what).
+TAGGER_CLAIMS = (
+    ("glove", "random", "GloVe"),
+    ("char", "glove", "characters"),
+    ("layer_norm", "char", "layer normalization"),
+    ("crf", "char", "the CRF"),
+    ("crf_layer_norm", "crf", "layer normalization under the CRF"),
+)
+
+
+def choose(names: tuple[str, ...]) -> list[Row]:
+    """The rows of these names; of ``images`` and ``taggers`` all of that kind; all rows for no name.
+
+    Raises:
+      ValueError: there is no such row.
+    """
+    if not names:
+        return list(ROWS.values())
+    chosen: dict[str, Row] = {}
+    for name in names:
+        found = [row for row in ROWS.values() if name in (row.name, row.task)]
+        if not found:
+            raise ValueError(f"there is no row {name!r}; rows are images, taggers, or some of {', '.join(ROWS)}")
+        chosen |= {row.name: row for row in found}
+    return [row for row in ROWS.values() if row.name in chosen]

@@ -1,0 +1,191 @@
+"""The page of the study, from run directories as the commands leave them; looked at in a browser where there is one."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from experiments import gather, page, reproduce, study
+
+MACHINE = {"device": "cpu", "processor": "a <fast> one, 2 cores", "jax": "0.10.2"}
+TAGS = ["O", "B-geo", "I-geo", "B-per", "I-per"]
+BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+
+def finish(job, accuracy):
+    """What training and evaluation leave of a run that came to this accuracy."""
+    rng = np.random.default_rng(job.seed)
+    job.run.mkdir(parents=True)
+    taggers = job.row.task == "taggers"
+    records = []
+    for epoch in (1, 2, 3):
+        record = {"epoch": epoch, "seconds": 2.0 * epoch, "compile_seconds": 1.0, "peak_memory_mib": 1000.0 + epoch}
+        for split in ("train", "validation"):
+            record |= {f"{split}_loss": 1 / epoch, f"{split}_accuracy": accuracy * epoch / 3}
+        if taggers:
+            record |= {"validation_micro_f1": accuracy * epoch / 3, "validation_macro_f1": accuracy * epoch / 4}
+        else:
+            record["feature_percentiles"] = sorted(rng.standard_normal(4).tolist())
+        records.append(record)
+    (job.run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    figures = {"loss": 0.5, "accuracy": accuracy}
+    if taggers:
+        means = {"precision": accuracy, "recall": accuracy, "f1": accuracy, "support": 40}
+        rows = [{"low": 0.8, "high": 0.9, "count": 40, "probability": 0.85, "right": accuracy}]
+        calibrated = {"error": abs(0.85 - accuracy), "bins": rows}
+        figures |= {"micro": means, "macro": means, "weighted": means, "types": {"geo": means, "per": means}}
+        figures |= {"sentences": 40, "calibration": calibrated}
+    else:
+        confusion = np.diag([round(100 * accuracy)] * 3) + 1
+        figures |= {"examples": 1000, "macro_f1": accuracy, "micro_f1": accuracy, "confusion": confusion.tolist()}
+    evaluated = {"epoch": 3, "splits": dict.fromkeys(("train", "validation", "test"), figures), "machine": MACHINE}
+    if taggers:
+        right = rng.random(40) < accuracy
+        blocks = (f"Anna B-per {'B-per' if hit else 'O'}\nsleeps O O\n" for hit in right)
+        (job.run / "test_predictions.conll").write_text("\n".join(blocks))
+        if job.row.name == "crf":
+            moves = [[0.5, None, -0.25, 0.0, 1.0]] * 5
+            evaluated["chain"] = {"tag_names": TAGS, "transitions": moves, "start": moves[0], "end": moves[0]}
+    else:
+        evaluated["class_names"] = ["cat", "dog", "<b>"]
+    (job.run / "evaluation.json").write_text(json.dumps(evaluated))
+
+
+ACCURACIES = {
+    "nn": 0.7,
+    "bn": 0.82,
+    "in": 0.85,
+    "gn_batch8": 0.8,
+    "gn": 0.81,
+    "modern_bn": 0.9,
+    "random": 0.6,
+    "glove": 0.7,
+    "crf": 0.8,
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A study of a few rows and two seeds, of which one row failed and one was not begun; its results and directory."""
+    output = tmp_path_factory.mktemp("study")
+    rows = study.choose((*ACCURACIES, "ln", "best"))
+    jobs = [reproduce.Job(row, seed, "full", output / "runs" / f"{row.name}-seed{seed}") for seed in (0, 1) for row in rows]
+    for job in jobs:
+        if job.row.name in ACCURACIES:
+            finish(job, ACCURACIES[job.row.name] + 0.01 * job.seed)
+    (output / "runs" / "ln-seed0.failed").write_text("loss is nan & void at epoch 1, step 5")
+    cost = {"what": "a CRF's step", "tags": [8, 16], "milliseconds": [1.0, 3.0], "gigaflops": [1.5, 2.0], "growth": [1.58]}
+    (output / "crf_cost.json").write_text(json.dumps({**cost, "machine": MACHINE}))
+    results = gather.gather(jobs, "full", {row.name: f"python -m train {row.name}" for row in rows})
+    path = page.write(results, {(job.row.name, job.seed): job.run for job in jobs if job.is_finished}, output)
+    assert path == output / "index.html"
+    return json.loads(json.dumps(results)), output  # results are JSON
+
+
+def text_of(html):
+    """What a reader sees, roughly: tags gone, white space single."""
+    return " ".join(re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<(style|script).*?</\1>", "", html)).split())
+
+
+def test_figures_are_means_over_seeds_beside_the_reports(written):
+    results, output = written
+    rows = {row["name"]: row for row in results["rows"]}
+    assert rows["bn"]["figures"]["test accuracy"] == {"mean": pytest.approx(0.825), "spread": pytest.approx(0.01 / np.sqrt(2))}
+    assert rows["ln"]["failures"] == {"0": "loss is nan & void at epoch 1, step 5"} and rows["ln"]["seeds"] == []
+    seen = text_of((output / "index.html").read_text())
+    assert "82.50 ± 0.71 % report 81.39, +1.11 public 87.8" in seen
+    assert "ln, seed 0: loss is nan &amp; void at epoch 1, step 5" in seen
+    assert "not trained yet" in seen and "a &lt;fast&gt; one, 2 cores" in seen
+    in_markdown = (output / "RESULTS.md").read_text()
+    assert "82.50 ± 0.71 % (81.39, +1.11)" in in_markdown
+    assert "| geo | 60.00 % | 70.00 % | 80.00 % | 40 |" in in_markdown
+
+
+def test_every_row_its_command_and_its_pictures_are_there(written):
+    results, output = written
+    html, markdown = (output / "index.html").read_text(), (output / "RESULTS.md").read_text()
+    for row in results["rows"]:
+        assert f'id="row-{row["name"]}"' in html and f"<code>{row['command']}</code>" in html
+        assert f"| `{row['name']}` " in markdown and row["command"] in markdown
+    pictures = {path.stem for path in (output / "pictures").iterdir()}
+    assert {"curves-of-report", "curves-of-taggers", "features", "batch-sizes", "calibration"} <= pictures
+    assert {"bn", "confusion-of-bn", "crf", "transitions-of-crf"} <= pictures
+    for name in re.findall(r"\]\(pictures/([^)]*)\)", markdown):
+        assert (output / "pictures" / name).exists()
+
+
+def test_markdown_tables_have_as_many_cells_in_every_line(written):
+    for block in (written[1] / "RESULTS.md").read_text().split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1, block
+
+
+def test_the_page_needs_no_other_file_and_no_network(written):
+    html = (written[1] / "index.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
+    assert sources and all(source.startswith(("data:", "#")) for source in sources)
+    anchors = set(re.findall(r'id="([^"]*)"', html))
+    assert {source[1:] for source in sources if source.startswith("#")} <= anchors
+    assert "http" not in text_of(html) and "url(" not in html
+
+
+def test_claims_are_checked_by_seed_and_by_sentence(written):
+    results, _ = written
+    order = {(claim["better"], claim["worse"]): claim for claim in results["order"]}
+    assert order.keys() == {("gn", "bn")}  # of neighbours, the two that are both there
+    assert (order["gn", "bn"]["held"], order["gn", "bn"]["seeds"]) == (0, 2)
+    assert order["gn", "bn"]["high"] < 0
+    claims = {claim["what"]: claim for claim in results["claims"]}
+    assert claims.keys() == {"GloVe"}
+    counts = [
+        [
+            gather.count_entities(written[1] / "runs" / f"{name}-seed{seed}" / "test_predictions.conll")
+            for name in ("glove", "random")
+        ]
+        for seed in (0, 1)
+    ]
+    assert counts[0][0].shape == (40, 3) and counts[0][0].sum(0)[2] == 40
+    scores = [[2 * c.sum(0)[0] / (c.sum(0)[1] + c.sum(0)[2]) for c in pair] for pair in counts]
+    assert claims["GloVe"]["mean"] == pytest.approx(np.mean([a - b for a, b in scores]))
+
+
+def test_the_same_results_give_the_same_page(written, tmp_path):
+    results, output = written
+    runs = {
+        (row["name"], s["seed"]): output / "runs" / f"{row['name']}-seed{s['seed']}"
+        for row in results["rows"]
+        for s in row["seeds"]
+    }
+    shutil.copy(output / "crf_cost.json", tmp_path)
+    again = page.write(results, runs, tmp_path)
+    assert again.read_text() == (output / "index.html").read_text()
+
+
+def test_a_row_seed_is_averaged_as_far_as_all_seeds_went():
+    first = [{"epoch": 1, "loss": 1.0, "list": [1, 2], "note": "a"}, {"epoch": 2, "loss": 0.5, "list": [1, 2]}]
+    assert page.mean_history([first, [{"epoch": 1, "loss": 2.0, "list": [3, 4], "note": "b"}]]) == [
+        {"epoch": 1, "loss": 1.5, "list": [2.0, 3.0]}
+    ]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+def test_a_browser_shows_every_picture_on_a_phone_without_scrolling_sideways(written, tmp_path):
+    html = (written[1] / "index.html").read_text()
+    probe = """<script>addEventListener("load", () => { const all = [...document.images];
+    document.querySelectorAll("details").forEach((d) => (d.open = true));
+    document.body.dataset.seen = all.filter((i) => i.complete && i.naturalWidth > 50).length + " of " + all.length;
+    document.body.dataset.wide = document.documentElement.scrollWidth + " in " + innerWidth; });</script>"""
+    copy = tmp_path / "page.html"
+    copy.write_text(html.replace("</body>", probe + "</body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--virtual-time-budget=10000", "--dump-dom"]
+    shown = subprocess.run([BROWSER, *flags, copy.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+    count = html.count("<img ")
+    assert count >= 20 and f'data-seen="{count} of {count}"' in shown
+    width, window = map(int, re.search(r'data-wide="(\d+) in (\d+)"', shown).groups())
+    assert width <= window
+    for name in study.ROWS:
+        assert (f'id="row-{name}"' in shown) == (name in {*ACCURACIES, "ln", "best"})

@@ -1,0 +1,178 @@
+"""The study as one command: real runs of a few rows, killed and gone on with; what is refused; how long it will take."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import demo_vectors, reproduce, study
+
+ROOT = Path(__file__).parents[1]
+TIMES = {"seconds", "epoch_seconds", "compile_seconds", "peak_memory_mib"}
+
+
+def start(output, *more):
+    # As on a terminal, where Ctrl-C reaches the command and what it runs.
+    command = [sys.executable, "-m", "experiments.reproduce", "--output", str(output), *more]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for(path, process, lines=1):
+    """Waits for a file of so many lines."""
+    for _ in range(1200):
+        if path.exists() and path.read_text().count("\n") >= lines:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not come")
+
+
+def figures(output):
+    results = json.loads((output / "results.json").read_text())
+    return {
+        row["name"]: [{key: value for key, value in seed.items() if key not in TIMES} for seed in row["seeds"]]
+        for row in results["rows"]
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Two rows of images and one of taggers, without a break."""
+    output = tmp_path_factory.mktemp("reproduce") / "whole"
+    process = start(output, "--rows", "nn", "bn_batch32", "glove")
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return output, out
+
+
+def test_rows_are_trained_evaluated_and_on_the_page(whole):
+    output, out = whole
+    results = json.loads((output / "results.json").read_text())
+    assert [row["name"] for row in results["rows"]] == ["nn", "bn_batch32", "glove"]
+    for row in results["rows"]:
+        (seed,) = row["seeds"]
+        config = study.ROWS[row["name"]].config("demo")
+        assert seed["epochs"] == config.epochs and 0 < seed["figures"]["test accuracy"] <= 1
+        assert f'id="row-{row["name"]}"' in (output / "index.html").read_text()
+    assert results["rows"][1]["batch_size"] == 32
+    assert results["rows"][2]["command"].startswith("python -m experiments.train_ner glove --data sample")
+    assert results["rows"][2]["command"].endswith("--seed 0 --glove GLOVE --run RUN")
+    cost = json.loads((output / "crf_cost.json").read_text())
+    assert len(cost["milliseconds"]) == len(cost["tags"]) and min(cost["milliseconds"]) > 0
+    assert "[3/3] glove, seed 0" in out and "left for all" in out
+    assert not list(output.glob("**/*.stderr"))
+
+
+def test_killed_twice_it_ends_with_the_same_figures(whole, tmp_path):
+    output = tmp_path / "killed"
+    rows = ["--rows", "nn", "bn_batch32"]
+    process = start(output, *rows)
+    wait_for(output / "runs" / "nn-seed0" / "metrics.jsonl", process, 2)
+    process.kill()  # the machine dies: whoever it had started must not go on
+    process.communicate()
+    process = start(output, *rows, "--resume")
+    wait_for(output / "runs" / "bn_batch32-seed0" / "metrics.jsonl", process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "interrupted" in err
+    process = start(output, *rows, "--resume")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    expected = figures(whole[0])
+    del expected["glove"]
+    assert figures(output) == expected
+
+
+def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, capsys):
+    output, _ = whole
+    before = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/metrics.jsonl")}
+    page = (output / "index.html").read_text()
+    (output / "index.html").unlink()
+    arguments = ["--output", str(output), "--rows", "nn", "bn_batch32", "glove"]
+    assert reproduce.main([*arguments, "--page-only"]) == 0
+    assert (output / "index.html").read_text() == page
+    assert reproduce.main([*arguments, "--resume"]) == 0
+    assert "3 of 3 runs are done" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in output.glob("runs/*/metrics.jsonl")} == before
+
+
+def test_a_row_that_fails_is_named_and_the_others_are_trained(whole, tmp_path, capsys, monkeypatch):
+    """A file of vectors that isn't one fails the tagger; what was finished is in another directory, and nn fails not."""
+    output = tmp_path / "failing"
+    (output / "runs").mkdir(parents=True)
+    (output / "study.json").write_text('{"scale": "demo"}')
+    (output / "vectors.txt").write_text("one 1 2 3\ntwo 1 2\n")
+    os.symlink(whole[0] / "runs" / "nn-seed0", output / "runs" / "nn-seed0")
+    (output / "crf_cost.json").write_text((whole[0] / "crf_cost.json").read_text())
+    monkeypatch.chdir(ROOT)
+    assert reproduce.main(["--output", str(output), "--rows", "nn", "glove", "--resume"]) == 1
+    err = capsys.readouterr().err
+    assert "vectors.txt:2" in err and "1 runs failed: glove, seed 0" in err
+    results = json.loads((output / "results.json").read_text())
+    assert "vectors.txt:2" in results["rows"][1]["failures"]["0"]
+    assert results["rows"][0]["seeds"] and "vectors.txt:2" in (output / "index.html").read_text()
+
+
+def test_what_cant_be_done_is_refused_at_once(whole, tmp_path, capsys):
+    def refused(*arguments):
+        assert reproduce.main(arguments) == 1
+        return capsys.readouterr().err
+
+    output, _ = whole
+    assert "go on with --resume" in refused("--output", str(output))
+    assert "at scale demo, not reduced" in refused("--output", str(output), "--scale", "reduced", "--resume")
+    assert "there is no row 'xn'" in refused("--rows", "xn", "--output", str(tmp_path / "a"))
+    assert "at least 1, got 0" in refused("--seeds", "0", "--output", str(tmp_path / "b"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    assert "is not empty and holds no study" in refused("--output", str(tmp_path / "full"))
+    assert "these rows need --data-dir" in refused("--scale", "full", "--output", str(tmp_path / "c"))
+    missing = refused("--data-dir", str(tmp_path), "--rows", "crf", "--output", str(tmp_path / "d"))
+    assert "need --ner-data" in missing and "holds no ner_dataset.csv" in missing
+    assert not any((tmp_path / name).exists() for name in "abcd")  # what is mended can be tried again
+
+
+def test_data_is_found_in_the_directory_or_where_it_is_named(tmp_path):
+    (tmp_path / "ner_dataset.csv").touch()
+    rows = study.choose(("bn", "random", "crf"))
+    command = reproduce.Command(data_dir=str(tmp_path), glove="vectors.txt")
+    assert reproduce._find_data(command, rows, "full", tmp_path) == {
+        "bn": {"data_dir": str(tmp_path)},
+        "random": {"data": str(tmp_path / "ner_dataset.csv")},
+        "crf": {"data": str(tmp_path / "ner_dataset.csv"), "glove": "vectors.txt"},
+    }
+
+
+def test_time_left_comes_from_the_epochs_that_were_trained(tmp_path):
+    jobs = [reproduce.Job(row, 0, "demo", tmp_path / row.name) for row in study.choose(("nn", "bn", "random"))]
+    nn, bn, random = jobs
+    assert reproduce.time_left(jobs, jobs) is None
+    nn.run.mkdir()
+    (nn.run / "metrics.jsonl").write_text('{"seconds": 4.0}\n{"seconds": 2.0}\n')
+    epochs = bn.row.config("demo").epochs
+    assert reproduce.time_left([nn, bn], jobs) == 3.0 * (epochs - 2) + 3.0 * epochs
+    bn.run.mkdir()
+    (bn.run / "metrics.jsonl").write_text('{"seconds": 10.0}\n')
+    assert reproduce.time_left([bn], jobs) == 10.0 * (epochs - 1)
+    assert reproduce.time_left([bn, random], jobs) is None  # nothing is known of taggers
+
+
+def test_demo_vectors_tell_words_of_a_kind_from_others(tmp_path):
+    demo_vectors.write_vectors(tmp_path / "vectors.txt")
+    lines = (tmp_path / "vectors.txt").read_text().splitlines()
+    vectors = {line.split(" ")[0]: [float(value) for value in line.split(" ")[1:]] for line in lines}
+    assert {len(vector) for vector in vectors.values()} == {demo_vectors.FEATURES}
+
+    def likeness(first, second):
+        a, b = vectors[first], vectors[second]
+        length = sum(x * x for x in a) ** 0.5 * sum(y * y for y in b) ** 0.5
+        return sum(x * y for x, y in zip(a, b, strict=True)) / length
+
+    assert likeness("Monday", "Tuesday") > 0.5 > likeness("Monday", "percent")

@@ -1,0 +1,58 @@
+"""The rows of the study: each is a command, whose config is what the row says, and has the report's figures beside it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import tyro
+
+from experiments import gather, published, reproduce, study, train_cifar, train_ner
+from experiments.configs import CIFAR_PRESETS, NER_PRESETS
+
+
+@pytest.mark.parametrize("scale", study.SCALES)
+@pytest.mark.parametrize("row", study.ROWS.values(), ids=str)
+def test_the_command_of_a_row_makes_its_config(row, scale):
+    module, presets = (train_cifar, CIFAR_PRESETS) if row.task == "images" else (train_ner, NER_PRESETS)
+    places = {"data_dir": "D"} if row.task == "images" else {"data": "N", "glove": "G"}
+    name, *arguments = reproduce.Job(row, 3, scale, Path("somewhere")).train_arguments(places)
+    assert name == module.__name__
+    commands = {preset: (text, module.Command(config)) for preset, (text, config) in presets.items()}
+    read = tyro.extras.overridable_config_cli(commands, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    assert read.config == dataclasses.replace(row.config(scale), seed=3, **places)
+    assert read.run == Path("somewhere")
+
+
+def test_at_full_scale_the_reports_rows_are_the_presets():
+    for row in study.ROWS.values():
+        presets = CIFAR_PRESETS if row.task == "images" else NER_PRESETS
+        if not row.changes:
+            assert row.config("full") == presets[row.preset][1], row.name
+    assert study.ROWS["gn_batch2"].config("full").learning_rate == pytest.approx(0.1 / 64)
+    assert {row.config("full").batch_size for name, row in study.ROWS.items() if "_batch" in name} == {2, 4, 8, 32}
+
+
+def test_every_published_figure_has_a_row():
+    figures = published.figures()
+    for table in (figures["report"]["images"], figures["report"]["taggers"], figures["peers"]["images"]):
+        assert table.keys() <= study.ROWS.keys()
+    beside = {name: gather.published_figures(row) for name, row in study.ROWS.items()}
+    assert beside["bn"]["report"] == {
+        "train accuracy": 0.9319,
+        "validation accuracy": 0.8287,
+        "test accuracy": 0.8139,
+        "test macro F1": 0.8128,
+        "test micro F1": 0.8948,
+    }
+    assert beside["flax_bn"]["report"] == {"test accuracy": 0.7941, "test macro F1": 0.795, "test micro F1": 0.8817}
+    assert beside["modern_bn"] == {"report": {}, "peers": {"test accuracy": 0.878}, "types": {}}
+    assert beside["crf"]["report"] == {"test micro F1": 0.69, "test macro F1": 0.44, "test weighted F1": 0.69}
+    assert beside["crf"]["types"]["per"] == 0.59
+
+
+def test_rows_are_chosen_by_name_or_kind():
+    assert [row.name for row in study.choose(("crf", "bn"))] == ["bn", "crf"]
+    assert study.choose(()) == list(study.ROWS.values())
+    assert {row.task for row in study.choose(("taggers",))} == {"taggers"}
+    with pytest.raises(ValueError, match="there is no row 'xn'"):
+        study.choose(("xn",))
