@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse.linalg
 
 from colnorm.checkpoint import write_text
 from colnorm.data import sample
@@ -13,7 +14,7 @@ FEATURES = 50
 
 
 def write_vectors(path: Path, features: int = FEATURES) -> None:
-    """Singular vectors of the positive pointwise mutual information of neighbouring words (Levy and Goldberg, 2014)."""
+    """Writes singular vectors of the positive pointwise mutual information of neighbouring words (Levy and Goldberg, 2014)."""
     sentences = [words for words, _ in sample.generate()[0]]
     counts = Counter(word for words in sentences for word in words)
     places = {word: place for place, word in enumerate(counts)}
@@ -27,8 +28,9 @@ def write_vectors(path: Path, features: int = FEATURES) -> None:
     expected = np.outer(of_word, of_word) / max(together.sum(), 1)
     information = np.zeros_like(together)
     np.log(together / np.maximum(expected, 1e-12), out=information, where=together > 0)
-    left, values, _ = np.linalg.svd(np.maximum(information, 0))
-    vectors = left[:, :features] * np.sqrt(values[:features])
+    start = np.ones(len(places))  # else drawn anew at every call
+    left, values, _ = scipy.sparse.linalg.svds(np.maximum(information, 0), features, v0=start)
+    vectors = left * np.sqrt(values)
     vectors *= 0.4 / max(vectors.std(), 1e-12)  # about as large as GloVe's
     lines = (f"{word} {' '.join(f'{value:.5f}' for value in vectors[place])}\n" for word, place in places.items())
     write_text(path, "".join(lines))

@@ -93,7 +93,7 @@ def draw_quantiles(histories: Mapping[str, History], percentiles: Sequence[int],
     """Percentiles of the features that enter the last activation over the epochs (1.2.7), a panel for each run."""
     columns = min(3, len(histories))
     rows = -(-len(histories) // columns)
-    figure, axes = _figure(rows, columns, 4.0 * columns + 1.2, 3.2 * rows + 0.4)
+    figure, axes = _figure(rows, columns, max(4.0 * columns + 1.2, 7), 3.2 * rows + 0.4)  # the title takes 7
     for axis in axes.flat[len(histories) :]:
         axis.set_visible(False)
     for axis, (label, history) in zip(axes.flat, histories.items(), strict=False):

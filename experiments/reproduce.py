@@ -8,14 +8,13 @@ DIR holds CIFAR-10 (binary or python version), GMB's ner_dataset.csv and glove.6
 where they are elsewhere. Every row is a command of its own, train_cifar or train_ner with a preset, and the page shows it.
 """
 
-import ctypes
 import dataclasses
 import json
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ import tyro
 
 from experiments.study import Row, Scale, choose
 
-VECTORS = "vectors.txt"
-"""Of a demo, in its output."""
+STUDY = "study.json"
+VECTORS = "vectors.txt"  # of a demo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Job:
         for command in self.commands(places):
             errors = self.run.with_suffix(".stderr")
             with open(errors, "w", encoding="utf-8") as file:
-                status = _run([sys.executable, "-m", *command], file)
+                status = _run(command, file)
             said = errors.read_text(encoding="utf-8")
             errors.unlink()
             if status in (130, -signal.SIGINT):
@@ -128,11 +127,13 @@ def reproduce(command: Command) -> Path:
         raise ValueError(f"--seeds must be at least 1, got {command.seeds}")
     rows = choose(command.rows)
     output = command.output or Path("runs") / f"study-{scale}"
+    # All that can be refused is refused before anything is written.
+    _check_output(output, scale, going_on=command.resume or command.page_only)
     places = _find_data(command, rows, scale, output)
-    _open_output(output, scale, going_on=command.resume or command.page_only)
     # Row after row within a seed: the first seed's page is whole before the second begins.
     jobs = [Job(row, seed, scale, output / "runs" / f"{row.name}-seed{seed}") for seed in range(command.seeds) for row in rows]
-    (output / "runs").mkdir(exist_ok=True)
+    (output / "runs").mkdir(parents=True, exist_ok=True)
+    write_json(output / STUDY, {"scale": scale})
     console = report.make_console()
 
     def write_page() -> Path:
@@ -150,8 +151,8 @@ def reproduce(command: Command) -> Path:
         done = len(jobs) - len(waiting)
         console.print(f"{output}: {len(rows)} rows, {command.seeds} seed(s), {scale}; {done} of {len(jobs)} runs are done")
     for number, job in enumerate(waiting):
-        left = time_left(waiting[number:], jobs)
-        about = "" if left is None else f"; about {_duration(left)} left for all"
+        left, whole = time_left(waiting[number:], jobs)
+        about = f"; {'about' if whole else 'more than'} {_duration(left)} left for all" if left else ""
         console.print(f"[{number + 1}/{len(waiting)}] {job.name}: {job.row.title}{about}", highlight=False, markup=False)
         if job.do(places[job.row.name]):
             write_page()  # after every run: whoever looks sees what there is
@@ -171,24 +172,24 @@ def measure_crf_cost(file: Path) -> None:
         subprocess.run([sys.executable, "-m", "experiments.crf_cost", "--output", str(file)], check=True)
 
 
-def time_left(waiting: Sequence[Job], jobs: Sequence[Job]) -> float | None:
-    """Seconds that the waiting jobs may take, from the epochs of finished and begun ones; None as long as none is known.
+def time_left(waiting: Sequence[Job], jobs: Sequence[Job]) -> tuple[float, bool]:
+    """Seconds that the waiting jobs may take, from the epochs of finished and begun ones, and whether that is all of them.
 
-    An epoch of a row that was never trained is taken to be as long as the mean one of its task, and all epochs to be run.
+    An epoch of a row that was never trained is taken to be as long as the mean one of its task, and all epochs to be run; a
+    task of which nothing was trained is left out.
     """
     known: dict[str, list[float]] = {}
     for job in jobs:
         if seconds := _epoch_seconds(job):
             known.setdefault(job.row.name, []).extend(seconds)
             known.setdefault(job.row.task, []).extend(seconds)
-    total = 0.0
+    total, whole = 0.0, True
     for job in waiting:
         seconds = known.get(job.row.name, known.get(job.row.task, []))
-        if not seconds:
-            return None
         epochs = max(job.row.config(job.scale).epochs - len(_epoch_seconds(job)), 0)
-        total += epochs * sum(seconds) / len(seconds)
-    return total
+        total += epochs * sum(seconds) / max(len(seconds), 1)
+        whole = whole and bool(seconds)
+    return total, whole
 
 
 def _epoch_seconds(job: Job) -> list[float]:
@@ -213,22 +214,17 @@ def _flag(name: str, value: Any) -> list[str]:
     return [flag, str(value)]
 
 
-def _open_output(output: Path, scale: Scale, going_on: bool) -> None:
-    """Makes the output directory, or checks that it holds this study."""
-    from colnorm.checkpoint import write_json
-
-    file = output / "study.json"
+def _check_output(output: Path, scale: Scale, going_on: bool) -> None:
+    """Refuses a directory that holds another study, or this one where it is not to be gone on with."""
+    file = output / STUDY
     if file.exists():
         stored = json.loads(file.read_text(encoding="utf-8"))["scale"]
         if stored != scale:
             raise ValueError(f"{output} holds a study at scale {stored}, not {scale}; choose another --output")
         if not going_on:
             raise ValueError(f"{output} holds a study already; go on with --resume, or choose another --output")
-        return
-    if output.exists() and any(output.iterdir()):
+    elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no study; choose another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"scale": scale})
 
 
 def _find_data(command: Command, rows: Sequence[Row], scale: Scale, output: Path) -> dict[str, dict[str, str]]:
@@ -265,23 +261,24 @@ def _shown_command(job: Job, places: Mapping[str, str]) -> str:
     return shlex.join(["python", "-m", *shown])
 
 
+# Asks Linux to kill a command when whoever started it dies; elsewhere it would go on.
+_DIE_WITH_PARENT = """
+import ctypes, runpy, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
 def _run(command: Sequence[str], errors: Any) -> int:
-    """Runs a command to its end, its standard error into a file; it dies with this process, were that killed."""
-    process = subprocess.Popen(command, stderr=errors, preexec_fn=_die_with_parent())
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # reaches the command too, which stops by itself
-            process.wait()
-            raise
-
-
-def _die_with_parent() -> Callable[[], Any] | None:
-    """Linux alone can be asked for it; elsewhere a command goes on when its parent is killed outright."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
-    return lambda: prctl(set_parent_death_signal, signal.SIGKILL)
+    """Runs ``python -m`` of a command to its end, its standard error into a file; returns its exit status."""
+    start = ["-c", _DIE_WITH_PARENT] if sys.platform.startswith("linux") else ["-m"]
+    process = subprocess.Popen([sys.executable, *start, *command], stderr=errors)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # reaches the command too, which stops by itself
+        process.wait()
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
