@@ -10,8 +10,8 @@ Scale = Literal["demo", "reduced", "full"]
 Task = Literal["images", "taggers"]
 
 SCALES: dict[Scale, str] = {
-    "demo": "Embedded data and small networks: handwritten digits and sentences of a grammar, with other learning rates. It shows "
-    "that everything runs; its figures are not the report's.",
+    "demo": "Embedded data and small networks: handwritten digits and sentences of a grammar, with other learning rates. It "
+    "shows that everything runs; its figures are not the report's.",
     "reduced": "Real data in full, but few epochs, fewer still where batches are small; no early stopping.",
     "full": "The report's sizes: all data, as many epochs as early stopping lets, at most 100 for images and 60 for taggers.",
 }
