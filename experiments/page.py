@@ -125,25 +125,35 @@ def draw(results: Mapping[str, Any], runs: Runs, folder: Path) -> dict[str, Path
 
                 keep("features", plotting.draw_quantiles(means, PERCENTILES, file("features")))
         for name, row in finished.items():
-            first = row["seeds"][0]
-            title = f"{name}, seed {first['seed']}"
-            evaluated = json.loads((runs[name, first["seed"]] / "evaluation.json").read_text(encoding="utf-8"))
-            if row["task"] == "images":
-                keep(f"curves of {name}", plotting.draw_curves(histories[name][0], file(name), title, first["best_epoch"]))
-                confusion = {"test": np.array(evaluated["splits"]["test"]["confusion"])}
-                path = file(f"confusion of {name}")
-                keep(f"confusion of {name}", plotting.draw_confusions(confusion, evaluated["class_names"], path, title))
-            else:
-                path = file(name)
-                keep(f"curves of {name}", plotting.draw_tagging_curves(histories[name][0], path, title, first["best_epoch"]))
-                if "chain" in evaluated:
-                    path = file(f"transitions of {name}")
-                    keep(f"transitions of {name}", plotting.draw_transitions(*read_chain(evaluated["chain"]), path, title))
+            of_row = [file(name), file(f"confusion of {name}"), file(f"transitions of {name}")]
+            evaluation = runs[name, row["seeds"][0]["seed"]] / "evaluation.json"
+            # After every run all rows come by here; what was drawn of an earlier one is still true.
+            if not (of_row[0].exists() and of_row[0].stat().st_mtime > evaluation.stat().st_mtime):
+                draw_row(row, histories[name][0], json.loads(evaluation.read_text(encoding="utf-8")), *of_row)
+            for kind, path in zip(("curves", "confusion", "transitions"), of_row, strict=True):
+                if path.exists():
+                    keep(f"{kind} of {name}", path)
         if calibrations := _calibrations(finished, runs):
             keep("calibration", plotting.draw_calibration(calibrations, file("calibration")))
         if sizes := batch_sizes(finished):
             keep("batch sizes", plotting.draw_batch_sizes(sizes, file("batch sizes")))
     return pictures
+
+
+def draw_row(
+    row: Mapping[str, Any], history: plotting.History, evaluated: Mapping[str, Any], curves: Path, confusion: Path, moves: Path
+) -> None:
+    """Draws a row's first seed: its confusions or, where it has a CRF, that one's moves; the curves last."""
+    first = row["seeds"][0]
+    title = f"{row['name']}, seed {first['seed']}"
+    if row["task"] == "images":
+        counts = {"test": np.array(evaluated["splits"]["test"]["confusion"])}
+        plotting.draw_confusions(counts, evaluated["class_names"], confusion, title)
+        plotting.draw_curves(history, curves, title, first["best_epoch"])
+        return
+    if "chain" in evaluated:
+        plotting.draw_transitions(*read_chain(evaluated["chain"]), moves, title)
+    plotting.draw_tagging_curves(history, curves, title, first["best_epoch"])
 
 
 def mean_history(histories: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

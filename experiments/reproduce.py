@@ -129,7 +129,7 @@ def reproduce(command: Command) -> Path:
     output = command.output or Path("runs") / f"study-{scale}"
     # All that can be refused is refused before anything is written.
     _check_output(output, scale, going_on=command.resume or command.page_only)
-    places = _find_data(command, rows, scale, output)
+    places = {} if command.page_only else _find_data(command, rows, scale, output)
     # Row after row within a seed: the first seed's page is whole before the second begins.
     jobs = [Job(row, seed, scale, output / "runs" / f"{row.name}-seed{seed}") for seed in range(command.seeds) for row in rows]
     (output / "runs").mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def reproduce(command: Command) -> Path:
     console = report.make_console()
 
     def write_page() -> Path:
-        shown = {job.row.name: _shown_command(job, places[job.row.name]) for job in jobs}
+        shown = {job.row.name: _shown_command(job) for job in jobs}
         results = gather.gather(jobs, scale, shown)
         write_json(output / "results.json", results)
         return page.write(results, {(job.row.name, job.seed): job.run for job in jobs if job.is_finished}, output)
@@ -227,37 +227,35 @@ def _check_output(output: Path, scale: Scale, going_on: bool) -> None:
         raise ValueError(f"{output} is not empty and holds no study; choose another --output")
 
 
-def _find_data(command: Command, rows: Sequence[Row], scale: Scale, output: Path) -> dict[str, dict[str, str]]:
-    """For each row the options that say where its data is."""
+def _needs(row: Row, scale: Scale) -> tuple[str, ...]:
+    """The fields of a row's config that say where its data is."""
     if scale == "demo":
-        return {row.name: {"glove": str(output / VECTORS)} if row.needs_glove else {} for row in rows}
-    base = None if command.data_dir is None else Path(command.data_dir)
-
-    def find(option: str, given: str | None, *names: str) -> str:
-        if given is not None:
-            return given
-        candidates = [] if base is None else [base / name for name in names]
-        for path in candidates:
-            if path.exists():
-                return str(path)
-        where = "" if base is None else f"; {base} holds no {' or '.join(names)}"
-        raise ValueError(f"at scale {scale} these rows need {option}{where}")
-
-    places: dict[str, dict[str, str]] = {}
-    for row in rows:
-        if row.task == "images":
-            places[row.name] = {"data_dir": find("--data-dir", command.data_dir)}
-            continue
-        places[row.name] = {"data": find("--ner-data", command.ner_data, "ner_dataset.csv")}
-        if row.needs_glove:
-            places[row.name]["glove"] = find("--glove", command.glove, "glove.6B.100d.txt")
-    return places
+        return ("glove",) if row.needs_glove else ()
+    return ("data_dir",) if row.task == "images" else ("data", "glove") if row.needs_glove else ("data",)
 
 
-def _shown_command(job: Job, places: Mapping[str, str]) -> str:
-    """The command as a reader types it: with DIR, DATA and GLOVE for the places, SEED and RUN for the others."""
+def _find_data(command: Command, rows: Sequence[Row], scale: Scale, output: Path) -> dict[str, dict[str, str]]:
+    """For each row the places of its data, by field."""
+    known: dict[str, str] = {"glove": str(output / VECTORS)} if scale == "demo" else {}
+    options = {
+        "data_dir": ("--data-dir", command.data_dir, None),
+        "data": ("--ner-data", command.ner_data, "ner_dataset.csv"),
+        "glove": ("--glove", command.glove, "glove.6B.100d.txt"),
+    }
+    for name in dict.fromkeys(name for row in rows for name in _needs(row, scale) if name not in known):
+        option, given, usual = options[name]
+        inside = None if usual is None or command.data_dir is None else Path(command.data_dir) / usual
+        if given is None and (inside is None or not inside.exists()):
+            where = "" if inside is None else f"; there is no {inside}"
+            raise ValueError(f"at scale {scale} these rows need {option}{where}")
+        known[name] = str(inside) if given is None else given
+    return {row.name: {name: known[name] for name in _needs(row, scale)} for row in rows}
+
+
+def _shown_command(job: Job) -> str:
+    """The command as a reader types it: with DIR, DATA, GLOVE and RUN for the places."""
     names = {"data_dir": "DIR", "data": "DATA", "glove": "GLOVE"}
-    shown = job.train_arguments({name: names[name] for name in places}, run="RUN")
+    shown = job.train_arguments({name: names[name] for name in _needs(job.row, job.scale)}, run="RUN")
     return shlex.join(["python", "-m", *shown])
 
 

@@ -142,7 +142,7 @@ def test_what_cant_be_done_is_refused_at_once(whole, tmp_path, capsys):
     assert "is not empty and holds no study" in refused("--output", str(tmp_path / "full"))
     assert "these rows need --data-dir" in refused("--scale", "full", "--output", str(tmp_path / "c"))
     missing = refused("--data-dir", str(tmp_path), "--rows", "crf", "--output", str(tmp_path / "d"))
-    assert "need --ner-data" in missing and "holds no ner_dataset.csv" in missing
+    assert "need --ner-data; there is no" in missing and "ner_dataset.csv" in missing
     assert not any((tmp_path / name).exists() for name in "abcd")  # what is mended can be tried again
 
 
