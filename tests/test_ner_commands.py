@@ -115,6 +115,39 @@ def test_evaluation_is_seqeval_of_what_the_tagger_predicts(whole, data, predicto
     assert is_picture(whole / "transitions.png")
 
 
+def test_evaluation_keeps_predictions_calibration_and_the_chain(whole, data, predictor):
+    """What is stored is what the predictor says, sentence by sentence and entity by entity."""
+    evaluate_ner.evaluate(evaluate_ner.Command(whole), quiet=True)
+    evaluated = json.loads((whole / "evaluation.json").read_text(encoding="utf-8"))
+    test = conll.load(data).test
+    tagged = predictor.tag_tokens([sentence.words for sentence in test])
+    blocks = (whole / evaluate_ner.PREDICTIONS).read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
+    stored = [[tuple(line.split(" ")) for line in block.split("\n")] for block in blocks]
+    assert stored == [list(zip(s.words, s.tags, t.tags, strict=True)) for s, t in zip(test, tagged, strict=True)]
+
+    calibrated = evaluated["splits"]["test"]["calibration"]
+    said, right = [], []
+    for sentence, found in zip(test, tagged, strict=True):
+        gold = schemes.entities(sentence.tags)
+        said += [entity.posterior for entity in found.entities]
+        right += [(entity.type, entity.first, entity.last) in gold for entity in found.entities]
+    assert sum(row["count"] for row in calibrated["bins"]) == len(said) > 20
+    assert sum(row["count"] * row["right"] for row in calibrated["bins"]) == pytest.approx(sum(right))
+    assert sum(row["count"] * row["probability"] for row in calibrated["bins"]) == pytest.approx(sum(said), rel=1e-4)
+    assert is_picture(whole / "calibration.png")
+
+    chain = evaluated["chain"]
+    assert chain["tag_names"] == list(predictor.encoder.tags.names)
+    learned = predictor.params["crf"]["transitions"]
+    for i, before in enumerate(chain["tag_names"]):
+        for j, after in enumerate(chain["tag_names"]):
+            score = chain["transitions"][i][j]
+            if after.startswith("I-") and before not in (after, f"B-{after[2:]}"):
+                assert score is None
+            else:
+                assert score == pytest.approx(float(learned[i, j]))
+
+
 def test_runs_side_by_side(whole, tmp_path, capsys):
     named = tmp_path / "gmb-crf"
     shutil.copytree(whole, named)
@@ -163,6 +196,8 @@ def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path,
     assert f"vectors for {len(words)} of" in capsys.readouterr().out.replace("\n", " ")
     assert predict.read_tagger(run)[0]["word_features"] == 7
     assert evaluate_ner.main([str(run)]) == 0
+    evaluated = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert "chain" not in evaluated and evaluated["splits"]["test"]["calibration"]["bins"]
     sentences = predict.load(run).tag(TEXT)
     assert [len(sentence.tokens) for sentence in sentences] == [8, 10]
     assert not (run / "transitions.png").exists()
