@@ -1,6 +1,6 @@
 """The whole study with one command: trains every row, evaluates it, and writes a page with every table and figure.
 
-python -m experiments.reproduce                                     # embedded data, minutes: what it is like
+python -m experiments.reproduce                                     # embedded data, half an hour at most on two cores
 python -m experiments.reproduce --data-dir DIR --scale reduced      # real data, overnight on a laptop
 python -m experiments.reproduce --data-dir DIR --seeds 3 --resume   # the report's sizes; goes on where it was stopped
 
