@@ -231,3 +231,16 @@ def test_the_second_call_does_not_compile_again():
         chain, emissions, lengths = gap(size)
         function(chain, emissions, lengths)
     assert function._cache_size() == 1
+
+
+@pytest.mark.parametrize("tags", [scaled.MOST_TAGS_A_POSITION, scaled.MOST_TAGS_A_POSITION + 1])
+def test_the_gradient_of_many_moves_is_the_sum_of_their_posteriors(tags):
+    """On both sides of where one product a position becomes one over all."""
+    rng = np.random.default_rng(0)
+    chain = crf.Chain(*(rng.normal(size=shape).astype(np.float32) for shape in ((tags, tags), tags, tags)))
+    emissions = rng.normal(size=(4, 70, tags)).astype(np.float32)
+    lengths = np.array([70, 1, 0, 33], np.int32)
+    gradient = jax.grad(lambda chain: crf.log_partition(chain, emissions, lengths).sum())(chain)
+    expected = np.asarray(crf.pairwise_marginals(chain, emissions, lengths), np.float64).sum((0, 1))
+    np.testing.assert_allclose(gradient.transitions, expected, rtol=1e-4, atol=1e-7)
+    assert float(gradient.transitions.sum()) == pytest.approx(69 + 32, rel=1e-5)
