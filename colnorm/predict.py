@@ -128,7 +128,7 @@ class Predictor:
             for row, place in enumerate(places):
                 n = len(sentences[place])
                 named = tuple(names[tag] for tag in tags[row, :n])
-                labels[place] = Labels(named, single[row, :n], None if pair is None else pair[row, : max(n - 1, 0)])
+                labels[place] = Labels.of_row(named, single[row], None if pair is None else pair[row])
         return labels
 
     def _sentence(self, tokens: Sequence[raw_text.Token], labels: "Labels", text: str) -> Sentence:
@@ -146,6 +146,11 @@ class Labels(NamedTuple):
     tags: tuple[str, ...]
     single: np.ndarray
     pair: np.ndarray | None
+
+    @classmethod
+    def of_row(cls, tags: tuple[str, ...], single: np.ndarray, pair: np.ndarray | None) -> "Labels":
+        """Out of padded posteriors ``(T, K)`` and ``(T-1, K, K)``."""
+        return cls(tags, single[: len(tags)], None if pair is None else pair[: max(len(tags) - 1, 0)])
 
 
 def posteriors(emissions: jax.Array, chain: crf.Chain | None, lengths: jax.Array) -> tuple[jax.Array, jax.Array | None]:

@@ -179,7 +179,7 @@ def make_sides(kind: str, size: tuple[int, ...], command: Command, notes: list[s
             """Of the call that returned these outputs, which must be the latest."""
             return outputs.detach().cpu().numpy(), module.gradients(), inputs.grad.cpu().numpy()
 
-        run.results = results  # type: ignore[attr-defined]
+        run.results = results  # type: ignore[attr-defined]  # functions carry attributes; mypy knows none of theirs
         return run
 
     reference: Any = peer(TorchLSTM(params) if kind == "plain" else TorchLayerNormLSTM(params, kind))
@@ -189,7 +189,7 @@ def make_sides(kind: str, size: tuple[int, ...], command: Command, notes: list[s
         try:
             with _time_limit(COMPILE_SECONDS):
                 began = time.perf_counter()
-                results = compiled.results(compiled())  # type: ignore[attr-defined]
+                results = compiled.results(compiled())  # type: ignore[attr-defined]  # set by peer
                 notes.append(f"{kind} {size}: torch.compile took {time.perf_counter() - began:.1f} s")
                 _compare(results, reference.results(reference()), "torch.compile")
             sides["PyTorch, compiled"] = compiled

@@ -63,6 +63,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
     everything = [sentence for sentences in data.splits.values() for sentence in sentences]
     split = ner.Split.make(everything, encoder, config.buckets)
     tags, losses, found = ner.make_predictor(config, model, posteriors=True)(params, split)
+    assert found is not None  # as posteriors were asked for
     results: dict[str, Any] = {}
     first = 0
     for name, sentences in data.splits.items():
@@ -70,10 +71,11 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
         first = part.stop
         figures = tagging_figures([sentence.tags for sentence in sentences], tags[part])
         loss = ner.mean_loss(config, sentences, losses[part])
-        pairs = list(zip(sentences, found[part] if found is not None else [], strict=True))
-        gold = [set(schemes.entities(sentence.tags)) for sentence, _ in pairs]
-        right = [entity[:3] in of_sentence for of_sentence, (_, listed) in zip(gold, pairs, strict=True) for entity in listed]
-        said = [entity[3] for _, listed in pairs for entity in listed]
+        said, right = [], []
+        for sentence, of_sentence in zip(sentences, found[part], strict=True):
+            gold = set(schemes.entities(sentence.tags))
+            said += [posterior for *_, posterior in of_sentence]
+            right += [tuple(entity) in gold for *entity, _ in of_sentence]
         results[name] = {"sentences": len(sentences), "loss": loss, **figures, "calibration": calibration(said, right)}
     lines = (
         "".join(f"{' '.join(columns)}\n" for columns in zip(sentence.words, sentence.tags, predicted, strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from colnorm.checkpoint import RunDirectory
 from experiments import published, significance
 from experiments.evaluate_ner import PREDICTIONS
 from experiments.study import IMAGE_ORDER, SCALES, TAGGER_CLAIMS, Row, Scale
@@ -59,7 +60,7 @@ def gather(jobs: Sequence[Any], scale: Scale, commands: Mapping[str, str]) -> di
 def read_seed(run: Path, seed: int, task: str) -> dict[str, Any]:
     """The figures of one evaluated run."""
     evaluated = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-    history = read_history(run)
+    history = RunDirectory.open(run).history()
     figures: dict[str, float] = {}
     for split, values in evaluated["splits"].items():
         figures[f"{split} loss"] = values["loss"]
@@ -84,11 +85,6 @@ def read_seed(run: Path, seed: int, task: str) -> dict[str, Any]:
         "peak_memory_mib": max(record["peak_memory_mib"] for record in history),
         "machine": evaluated["machine"],
     }
-
-
-def read_history(run: Path) -> list[dict[str, Any]]:
-    """A record an epoch."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
@@ -171,6 +167,7 @@ def count_entities(path: Path) -> np.ndarray:
 
     rows = []
     for block in path.read_text(encoding="utf-8").strip("\n").split("\n\n"):
-        gold, found = (set(entities([line.split(" ")[column] for line in block.split("\n")])) for column in (1, 2))
+        columns = [line.rsplit(" ", 2) for line in block.split("\n")]
+        gold, found = (set(entities([line[column] for line in columns])) for column in (1, 2))
         rows.append((len(gold & found), len(found), len(gold)))
     return np.array(rows, np.int64)

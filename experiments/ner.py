@@ -161,7 +161,7 @@ def make_predictor(config: NerConfig, model: Tagger, posteriors: bool = False) -
                     result.tags[place], result.losses[place] = tags, losses[row]
                     if result.entities is not None:
                         single, pair = rest
-                        labels = predict.Labels(tags, single[row, :length], None if pair is None else pair[row, : length - 1])
+                        labels = predict.Labels.of_row(tags, single[row], None if pair is None else pair[row])
                         result.entities[place] = [
                             (*found, predict.entity_posterior(model.tag_names, labels, *found)) for found in entities(tags)
                         ]

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import gather, plotting
+from colnorm.checkpoint import RunDirectory, write_text
+from experiments import plotting, report
 
 Runs = Mapping[tuple[str, int], Path]
 """The run directory of each finished row and seed."""
@@ -45,8 +46,6 @@ def write(results: Mapping[str, Any], runs: Runs, output: Path) -> Path:
     """
     import jinja2
 
-    from colnorm.checkpoint import write_text
-
     folder = output / "pictures"
     folder.mkdir(exist_ok=True)
     pictures = draw(results, runs, folder)
@@ -67,7 +66,7 @@ def write(results: Mapping[str, Any], runs: Runs, output: Path) -> Path:
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
         )
-        environment.filters |= {"percent": _percent, "points": _points, "embedded": _embedded, "duration": _duration}
+        environment.filters |= {"percent": _percent, "points": _points, "embedded": _embedded, "duration": report.duration}
         write_text(output / name, environment.get_template(template).render(context))
     return output / "index.html"
 
@@ -104,7 +103,7 @@ def draw(results: Mapping[str, Any], runs: Runs, folder: Path) -> dict[str, Path
     """Draws all pictures of what is finished; returns them by name: ``curves of bn`` say, or ``curves of report``."""
     finished = {row["name"]: row for row in results["rows"] if row["seeds"]}
     histories = {
-        name: [gather.read_history(runs[name, seed["seed"]]) for seed in row["seeds"]] for name, row in finished.items()
+        name: [RunDirectory.open(runs[name, seed["seed"]]).history() for seed in row["seeds"]] for name, row in finished.items()
     }
     pictures: dict[str, Path] = {}
 
@@ -212,13 +211,6 @@ def _percent(figure: Mapping[str, float | None] | None) -> str:
 def _points(value: float) -> str:
     """A difference in percentage points, with its sign."""
     return f"{100 * value:+.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _embedded(path: Path) -> str:

@@ -116,3 +116,11 @@ def histories_json(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         for name, history in histories.items()
     )
     return "{\n" + ",\n".join(runs) + "\n}\n"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as suits."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,7 +1,7 @@
 """The whole study with one command: trains every row, evaluates it, and writes a page with every table and figure.
 
-python -m experiments.reproduce                                     # embedded data, half an hour at most on two cores
-python -m experiments.reproduce --data-dir DIR --scale reduced      # real data, overnight on a laptop
+python -m experiments.reproduce                                     # embedded data: half an hour on two cores
+python -m experiments.reproduce --data-dir DIR --scale reduced      # real data, few epochs: overnight on two cores, by estimate
 python -m experiments.reproduce --data-dir DIR --seeds 3 --resume   # the report's sizes; goes on where it was stopped
 
 DIR holds CIFAR-10 (binary or python version), GMB's ner_dataset.csv and glove.6B.100d.txt; --ner-data and --glove name them
@@ -152,7 +152,7 @@ def reproduce(command: Command) -> Path:
         console.print(f"{output}: {len(rows)} rows, {command.seeds} seed(s), {scale}; {done} of {len(jobs)} runs are done")
     for number, job in enumerate(waiting):
         left, whole = time_left(waiting[number:], jobs)
-        about = f"; {'about' if whole else 'more than'} {_duration(left)} left for all" if left else ""
+        about = f"; {'about' if whole else 'more than'} {report.duration(left)} left for all" if left else ""
         console.print(f"[{number + 1}/{len(waiting)}] {job.name}: {job.row.title}{about}", highlight=False, markup=False)
         if job.do(places[job.row.name]):
             write_page()  # after every run: whoever looks sees what there is
@@ -193,15 +193,9 @@ def time_left(waiting: Sequence[Job], jobs: Sequence[Job]) -> tuple[float, bool]
 
 
 def _epoch_seconds(job: Job) -> list[float]:
-    file = job.run / "metrics.jsonl"
-    if not file.exists():
-        return []
-    return [json.loads(line)["seconds"] for line in file.read_text(encoding="utf-8").splitlines()]
+    from colnorm.checkpoint import RunDirectory, is_run
 
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{max(minutes, 1)} min"
+    return [record["seconds"] for record in RunDirectory.open(job.run).history()] if is_run(job.run) else []
 
 
 def _flag(name: str, value: Any) -> list[str]:

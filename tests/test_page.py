@@ -19,6 +19,7 @@ def finish(job, accuracy):
     """What training and evaluation leave of a run that came to this accuracy."""
     rng = np.random.default_rng(job.seed)
     job.run.mkdir(parents=True)
+    (job.run / "config.json").write_text("{}")
     taggers = job.row.task == "taggers"
     records = []
     for epoch in (1, 2, 3):

@@ -111,7 +111,7 @@ def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, capsys)
 
 
 def test_a_row_that_fails_is_named_and_the_others_are_trained(whole, tmp_path, capsys, monkeypatch):
-    """A file of vectors that isn't one fails the tagger; what was finished is in another directory, and nn fails not."""
+    """A file of vectors that isn't one fails the tagger; the row of images is there already."""
     output = tmp_path / "failing"
     (output / "runs").mkdir(parents=True)
     (output / "study.json").write_text('{"scale": "demo"}')
@@ -162,11 +162,13 @@ def test_time_left_comes_from_the_epochs_that_were_trained(tmp_path):
     nn, bn, random = jobs
     assert reproduce.time_left(jobs, jobs) == (0, False)
     nn.run.mkdir()
+    (nn.run / "config.json").write_text("{}")
     (nn.run / "metrics.jsonl").write_text('{"seconds": 4.0}\n{"seconds": 2.0}\n')
     epochs = bn.row.config("demo").epochs
     assert reproduce.time_left([nn, bn], jobs) == (3.0 * (epochs - 2) + 3.0 * epochs, True)
     bn.run.mkdir()
-    (bn.run / "metrics.jsonl").write_text('{"seconds": 10.0}\n')
+    (bn.run / "config.json").write_text("{}")
+    (bn.run / "metrics.jsonl").write_text('{"seconds": 10.0}\n{"seco')  # killed while it wrote
     assert reproduce.time_left([bn], jobs) == (10.0 * (epochs - 1), True)
     assert reproduce.time_left([bn, random], jobs) == (10.0 * (epochs - 1), False)  # nothing is known of taggers
 
