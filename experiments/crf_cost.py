@@ -29,7 +29,7 @@ class Command:
 
 
 def measure(command: Command) -> dict[str, Any]:
-    """Milliseconds of loss and gradient at each number of tags, and how fast they grow between the two largest."""
+    """Milliseconds of loss and gradient at each number of tags, and from each to the next the power of it they grow with."""
     import jax
     import numpy as np
 

@@ -56,7 +56,6 @@ def write(results: Mapping[str, Any], runs: Runs, output: Path) -> Path:
         "pictures": pictures,
         "crf_cost": json.loads(cost.read_text(encoding="utf-8")) if cost.exists() else None,
         "machines": _machines(results["rows"]),
-        "has": {row["name"] for row in results["rows"] if row["seeds"]},
     }
     for template, name, escape in (("page.html", "index.html", True), ("page.md", "RESULTS.md", False)):
         environment = jinja2.Environment(
@@ -107,9 +106,6 @@ def draw(results: Mapping[str, Any], runs: Runs, folder: Path) -> dict[str, Path
     }
     pictures: dict[str, Path] = {}
 
-    def keep(name: str, path: Path) -> None:
-        pictures[name] = path
-
     def file(name: str) -> Path:
         return folder / f"{name.replace(' ', '-')}.svg"
 
@@ -118,11 +114,11 @@ def draw(results: Mapping[str, Any], runs: Runs, folder: Path) -> dict[str, Path
             means = {name: mean_history(histories[name]) for name, row in finished.items() if _chapter(row) == key}
             if len(means) > 1:
                 draw_all = plotting.draw_comparison if task == "images" else plotting.draw_tagging_comparison
-                keep(f"curves of {key}", draw_all(means, file(f"curves of {key}"), f"{title}, means over seeds"))
+                pictures[f"curves of {key}"] = draw_all(means, file(f"curves of {key}"), f"{title}, means over seeds")
             if means and key == "report":
                 from experiments.cifar import PERCENTILES
 
-                keep("features", plotting.draw_quantiles(means, PERCENTILES, file("features")))
+                pictures["features"] = plotting.draw_quantiles(means, PERCENTILES, file("features"))
         for name, row in finished.items():
             of_row = [file(name), file(f"confusion of {name}"), file(f"transitions of {name}")]
             evaluation = runs[name, row["seeds"][0]["seed"]] / "evaluation.json"
@@ -131,11 +127,11 @@ def draw(results: Mapping[str, Any], runs: Runs, folder: Path) -> dict[str, Path
                 draw_row(row, histories[name][0], json.loads(evaluation.read_text(encoding="utf-8")), *of_row)
             for kind, path in zip(("curves", "confusion", "transitions"), of_row, strict=True):
                 if path.exists():
-                    keep(f"{kind} of {name}", path)
+                    pictures[f"{kind} of {name}"] = path
         if calibrations := _calibrations(finished, runs):
-            keep("calibration", plotting.draw_calibration(calibrations, file("calibration")))
+            pictures["calibration"] = plotting.draw_calibration(calibrations, file("calibration"))
         if sizes := batch_sizes(finished):
-            keep("batch sizes", plotting.draw_batch_sizes(sizes, file("batch sizes")))
+            pictures["batch sizes"] = plotting.draw_batch_sizes(sizes, file("batch sizes"))
     return pictures
 
 
