@@ -11,24 +11,21 @@ import numpy as np
 from colnorm.checkpoint import RunDirectory
 from experiments import published, significance
 from experiments.evaluate_ner import PREDICTIONS
-from experiments.study import IMAGE_ORDER, SCALES, TAGGER_CLAIMS, Row, Scale
+from experiments.job import Job
+from experiments.study import IMAGE_ORDER, SCALES, TAGGER_CLAIMS, Row
 
 
-def gather(jobs: Sequence[Any], scale: Scale, commands: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that the page says, from the run directories of ``jobs`` (:class:`experiments.reproduce.Job`).
-
-    Args:
-      jobs: finished ones, failed ones and those still to come.
-      scale: of all of them.
-      commands: the command of each row, as a reader types it.
+def gather(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Everything that the page says, from the run directories of jobs: finished ones, failed ones and those still to come.
 
     Returns:
-      JSON: ``rows``, each with its ``seeds``; ``order`` and ``claims``, the report's statements checked; ``scale``.
+      JSON: ``rows``, each with its ``scale`` and its ``seeds``; ``order`` and ``claims``, the report's statements checked;
+      ``scales``, what those of the rows mean.
     """
     rows = []
     for name in dict.fromkeys(job.row.name for job in jobs):
         of_row = [job for job in jobs if job.row.name == name]
-        row: Row = of_row[0].row
+        row, scale = of_row[0].row, of_row[0].scale
         seeds = [read_seed(job.run, job.seed, row.task) for job in of_row if job.is_finished]
         failures = {str(job.seed): job.failure for job in of_row if job.failure is not None}
         rows.append(
@@ -38,7 +35,7 @@ def gather(jobs: Sequence[Any], scale: Scale, commands: Mapping[str, str]) -> di
                 "title": row.title,
                 "task": row.task,
                 "scale": scale,
-                "command": commands[name],
+                "command": of_row[0].shown_command,
                 "epochs_at_most": row.config(scale).epochs,
                 "batch_size": row.config(scale).batch_size,
                 "seeds": seeds,
@@ -49,8 +46,7 @@ def gather(jobs: Sequence[Any], scale: Scale, commands: Mapping[str, str]) -> di
             }
         )
     return {
-        "scale": scale,
-        "about": SCALES[scale],
+        "scales": {scale: SCALES[scale] for scale in SCALES if any(row["scale"] == scale for row in rows)},
         "rows": rows,
         "order": check_order(rows),
         "claims": check_claims(jobs),
@@ -122,12 +118,16 @@ def published_figures(row: Row) -> dict[str, Any]:
 
 
 def check_order(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The report's order of the normalizations, neighbour by neighbour, on test accuracy over the seeds that both have."""
+    """The report's order of the normalizations, neighbour by neighbour, on test accuracy over the seeds that both have.
+
+    Rows of unlike scales are not compared.
+    """
     by_name = {row["name"]: {seed["seed"]: seed for seed in row["seeds"]} for row in rows}
+    scales = {row["name"]: row["scale"] for row in rows}
     checked = []
     for better, worse in itertools.pairwise(IMAGE_ORDER):
         shared = sorted(by_name.get(better, {}).keys() & by_name.get(worse, {}).keys())
-        if not shared:
+        if not shared or scales[better] != scales[worse]:
             continue
         first, second = ([by_name[name][seed]["figures"]["test accuracy"] for seed in shared] for name in (better, worse))
         examples = by_name[better][shared[0]]["test_examples"]
@@ -137,8 +137,12 @@ def check_order(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return checked
 
 
-def check_claims(jobs: Sequence[Any]) -> list[dict[str, Any]]:
-    """What each part of a tagger brings in micro F1 on test, by paired bootstrap over sentences, seeds together."""
+def check_claims(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """What each part of a tagger brings in micro F1 on test, by paired bootstrap over sentences, seeds together.
+
+    Rows of unlike scales are not compared.
+    """
+    scales = {job.row.name: job.scale for job in jobs}
     runs = {(job.row.name, job.seed): job.run for job in jobs if job.is_finished and job.row.task == "taggers"}
     counts: dict[tuple[str, int], np.ndarray] = {}
 
@@ -150,7 +154,7 @@ def check_claims(jobs: Sequence[Any]) -> list[dict[str, Any]]:
     checked = []
     for better, worse, what in TAGGER_CLAIMS:
         seeds = sorted(seed for name, seed in runs if name == better and (worse, seed) in runs)
-        if not seeds:
+        if not seeds or scales[better] != scales[worse]:
             continue
         pairs = [(read((better, seed)), read((worse, seed))) for seed in seeds]
         difference = significance.paired_bootstrap(pairs)

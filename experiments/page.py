@@ -130,8 +130,9 @@ def draw(results: Mapping[str, Any], runs: Runs, folder: Path) -> dict[str, Path
                     pictures[f"{kind} of {name}"] = path
         if calibrations := _calibrations(finished, runs):
             pictures["calibration"] = plotting.draw_calibration(calibrations, file("calibration"))
-        if sizes := batch_sizes(finished):
-            pictures["batch sizes"] = plotting.draw_batch_sizes(sizes, file("batch sizes"))
+        sizes, epoch = batch_sizes(finished, histories)
+        if sizes:
+            pictures["batch sizes"] = plotting.draw_batch_sizes(sizes, epoch, file("batch sizes"))
     return pictures
 
 
@@ -172,15 +173,26 @@ def read_chain(stored: Mapping[str, Any]) -> tuple[Any, list[str]]:
     return crf.Chain(**scores), list(stored["tag_names"])
 
 
-def batch_sizes(finished: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[int, tuple[float, float]]]:
-    """Normalization -> batch size -> test error, mean and spread over seeds, where more than one size is there."""
-    found: dict[str, dict[int, tuple[float, float]]] = {}
+def batch_sizes(
+    finished: Mapping[str, Mapping[str, Any]], histories: Mapping[str, Sequence[plotting.History]]
+) -> tuple[dict[str, dict[int, tuple[float, float]]], int]:
+    """Normalization -> batch size -> validation error, mean and spread over seeds; and the epoch after which it is taken.
+
+    That is the last epoch which every seed of every row reached, so that all curves compare like with like. Only normalizations
+    with more than one size are there.
+    """
+    found = {}
     for name in ("bn", "gn", "bin"):
-        rows = [row for other, row in finished.items() if other == name or other.startswith(f"{name}_batch")]
+        rows = {row["batch_size"]: other for other, row in finished.items() if other.partition("_batch")[0] == name}
         if len(rows) > 1:
-            points = {row["batch_size"]: row["figures"]["test accuracy"] for row in rows}
-            found[name] = {size: (1 - points[size]["mean"], points[size]["spread"] or 0.0) for size in sorted(points)}
-    return found
+            found[name] = {size: histories[rows[size]] for size in sorted(rows)}
+    epoch = min((len(history) for sizes in found.values() for seeds in sizes.values() for history in seeds), default=0)
+
+    def error(seeds: Sequence[plotting.History]) -> tuple[float, float]:
+        errors = [1 - history[epoch - 1]["validation_accuracy"] for history in seeds]
+        return float(np.mean(errors)), float(np.std(errors, ddof=1)) if len(errors) > 1 else 0.0
+
+    return {name: {size: error(seeds) for size, seeds in sizes.items()} for name, sizes in found.items()}, epoch
 
 
 def _calibrations(finished: Mapping[str, Mapping[str, Any]], runs: Runs) -> dict[str, Any]:

@@ -189,8 +189,8 @@ def draw_transitions(chain: Any, tag_names: Sequence[str], path: Path, title: st
     return _save(figure, path)
 
 
-def draw_batch_sizes(errors: Mapping[str, Mapping[int, tuple[float, float]]], path: Path) -> Path:
-    """Test error over the batch size, a curve a normalization: mean and spread over seeds."""
+def draw_batch_sizes(errors: Mapping[str, Mapping[int, tuple[float, float]]], epoch: int, path: Path) -> Path:
+    """Validation error after an epoch over the batch size, a curve a normalization: mean and spread over seeds."""
     figure, ((axis,),) = _figure(1, 1, 7, 4)
     for name, points in errors.items():
         means, spreads = zip(*points.values(), strict=True)
@@ -201,10 +201,10 @@ def draw_batch_sizes(errors: Mapping[str, Mapping[int, tuple[float, float]]], pa
     axis.set_xscale("log", base=2)
     axis.set_xticks(sizes, [str(size) for size in sizes])
     axis.set_xlabel("images in a batch")
-    axis.set_ylabel("test error, %")
+    axis.set_ylabel("validation error, %")
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.suptitle("Test error and batch size")
+    figure.suptitle(f"Validation error after epoch {epoch} and batch size")
     return _save(figure, path)
 
 

@@ -58,8 +58,13 @@ def cpu_devices(batch_size: int | None) -> int:
 
     XLA's convolutions on a CPU use one core each. Two devices on two cores took 0.8 to 1.0 of one's time.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(count for count in range(1, min(cores, MOST_DEVICES) + 1) if (batch_size or 0) % count == 0)
+    most = min(available_cores(), MOST_DEVICES)
+    return max(count for count in range(1, most + 1) if (batch_size or 0) % count == 0)
+
+
+def available_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:
@@ -163,4 +168,5 @@ def _processor() -> str:
             name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
     except OSError:
         pass
-    return f"{name}, {os.cpu_count()} cores"
+    count = os.cpu_count() or 1
+    return f"{name}, {count} cores" if available_cores() == count else f"{name}, {available_cores()} of {count} cores"

@@ -1,26 +1,31 @@
 """The whole study with one command: trains every row, evaluates it, and writes a page with every table and figure.
 
-python -m experiments.reproduce                                     # embedded data: half an hour on two cores
-python -m experiments.reproduce --data-dir DIR --scale reduced      # real data, few epochs: overnight on two cores, by estimate
-python -m experiments.reproduce --data-dir DIR --seeds 3 --resume   # the report's sizes; goes on where it was stopped
+python -m experiments.reproduce                                            # embedded data: minutes
+python -m experiments.reproduce --data-dir DIR --scale reduced --jobs 2    # real data, few epochs: a night on two cores
+python -m experiments.reproduce --data-dir DIR --seeds 3 --resume          # the report's sizes; goes on where it was stopped
 
 DIR holds CIFAR-10 (binary or python version), GMB's ner_dataset.csv and glove.6B.100d.txt; --ner-data and --glove name them
 where they are elsewhere. Every row is a command of its own, train_cifar or train_ner with a preset, and the page shows it.
+
+Rows of real data may have different scales in one study: a row keeps the scale it was begun with. So some rows at the report's
+sizes and all others reduced are two commands, the first with --scale full --rows and both with the same --output.
 """
 
 import dataclasses
 import json
-import shlex
-import signal
+import queue
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
 import tyro
 
-from experiments.study import Row, Scale, choose
+from experiments.job import Job, Place, places_of
+from experiments.study import ROWS, Scale, choose
 
 STUDY = "study.json"
 VECTORS = "vectors.txt"  # of a demo
@@ -31,8 +36,8 @@ class Command:
     """What to reproduce, and where."""
 
     scale: Scale | None = None
-    """demo: embedded data, small networks; reduced: real data, few epochs; full: the report's sizes. By default full with
-    --data-dir, else demo."""
+    """Of the rows that aren't begun. demo: embedded data, small networks; reduced: real data, few epochs; full: the report's
+    sizes. By default full with --data-dir, else demo."""
     data_dir: str | None = None
     """Directory with CIFAR-10 and, unless named below, GMB and GloVe."""
     ner_data: str | None = None
@@ -43,6 +48,9 @@ class Command:
     """Rows by name, or images, or taggers; all by default."""
     seeds: int = 1
     """Seeds of each row, from 0."""
+    jobs: int = 1
+    """Rows at a time, each on its share of the cores. On a CPU, where a small network can't keep several cores busy, as
+    many as there are cores is fastest."""
     output: Path | None = None
     """Directory for runs, page and pictures; runs/study-SCALE by default."""
     resume: bool = False
@@ -51,73 +59,12 @@ class Command:
     """Train nothing, write the page anew from what is there."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One row with one seed."""
-
-    row: Row
-    seed: int
-    scale: Scale
-    run: Path
-
-    @property
-    def name(self) -> str:
-        return f"{self.row.name}, seed {self.seed}"
-
-    @property
-    def is_finished(self) -> bool:
-        return (self.run / "evaluation.json").exists()
-
-    @property
-    def failure(self) -> str | None:
-        """Why the last attempt failed, None where it didn't."""
-        file = self._failure_file
-        return file.read_text(encoding="utf-8") if file.exists() and not self.is_finished else None
-
-    @property
-    def _failure_file(self) -> Path:
-        return self.run.with_suffix(".failed")
-
-    def train_arguments(self, places: Mapping[str, str], run: str | None = None) -> list[str]:
-        """The training command after ``python -m``; ``places`` are data_dir, data and glove, those that are needed."""
-        images = self.row.task == "images"
-        fields = {**self.row.overrides(self.scale), "seed": self.seed, **places}
-        arguments = [f"experiments.train_{'cifar' if images else 'ner'}", self.row.preset]
-        for name, value in fields.items():
-            arguments += _flag(name, value)
-        return [*arguments, "--run", str(self.run) if run is None else run]
-
-    def commands(self, places: Mapping[str, str]) -> list[list[str]]:
-        """What is left to run, each after ``python -m``."""
-        begun = (self.run / "config.json").exists()
-        evaluate = f"experiments.evaluate_{'cifar' if self.row.task == 'images' else 'ner'}"
-        train = [*self.train_arguments(places), *(["--resume"] if begun else [])]
-        return [train, [evaluate, str(self.run)]]
-
-    def do(self, places: Mapping[str, str]) -> bool:
-        """Trains and evaluates; on failure keeps the reason, says it and returns False."""
-        self._failure_file.unlink(missing_ok=True)
-        for command in self.commands(places):
-            errors = self.run.with_suffix(".stderr")
-            with open(errors, "w", encoding="utf-8") as file:
-                status = _run(command, file)
-            said = errors.read_text(encoding="utf-8")
-            errors.unlink()
-            if status in (130, -signal.SIGINT):
-                raise KeyboardInterrupt
-            if status:
-                last = said.strip().splitlines()[-1:] or [f"exit status {status}"]
-                self._failure_file.write_text(last[0].removeprefix("error: "), encoding="utf-8")
-                print(f"{self.name}: {said.strip() or last[0]}", file=sys.stderr)
-                return False
-        return True
-
-
 def reproduce(command: Command) -> Path:
     """Does what is left of the study and writes the page; returns the page.
 
     Raises:
       ValueError: there is no such row, no data, or something stands in the output that is not to be gone on with.
+      RuntimeError: some rows failed; the others are done.
     """
     from colnorm.checkpoint import write_json
     from experiments import gather, page, report
@@ -125,38 +72,48 @@ def reproduce(command: Command) -> Path:
     scale = command.scale or ("demo" if command.data_dir is None else "full")
     if command.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {command.seeds}")
-    rows = choose(command.rows)
+    rows = [row.name for row in choose(command.rows)]
     output = command.output or Path("runs") / f"study-{scale}"
     # All that can be refused is refused before anything is written.
-    _check_output(output, scale, going_on=command.resume or command.page_only)
-    places = {} if command.page_only else _find_data(command, rows, scale, output)
+    places = places_of(command.jobs)
+    scales, seeds = read_study(output, going_on=command.resume or command.page_only)
+    if not command.page_only:
+        scales, seeds = add_rows(scales, rows, scale, output), max(seeds, command.seeds)
     # Row after row within a seed: the first seed's page is whole before the second begins.
-    jobs = [Job(row, seed, scale, output / "runs" / f"{row.name}-seed{seed}") for seed in range(command.seeds) for row in rows]
+    jobs = [
+        Job(ROWS[name], seed, scales[name], output / "runs" / f"{name}-seed{seed}") for seed in range(seeds) for name in scales
+    ]
+    wanted = [] if command.page_only else [job for job in jobs if job.row.name in rows and job.seed < command.seeds]
+    waiting = [job for job in wanted if not job.is_finished]
+    data = find_data(command, waiting, output)
     (output / "runs").mkdir(parents=True, exist_ok=True)
-    write_json(output / STUDY, {"scale": scale})
+    write_json(output / STUDY, {"scales": scales, "seeds": seeds})
     console = report.make_console()
 
     def write_page() -> Path:
-        shown = {job.row.name: _shown_command(job) for job in jobs}
-        results = gather.gather(jobs, scale, shown)
+        results = gather.gather(jobs)
         write_json(output / "results.json", results)
         return page.write(results, {(job.row.name, job.seed): job.run for job in jobs if job.is_finished}, output)
 
-    waiting = [] if command.page_only else [job for job in jobs if not job.is_finished]
-    if scale == "demo" and any(job.row.needs_glove for job in waiting) and not (output / VECTORS).exists():
+    if any(job.scale == "demo" and job.row.needs_glove for job in waiting) and not (output / VECTORS).exists():
         from experiments.demo_vectors import write_vectors
 
         write_vectors(output / VECTORS)
     if not command.page_only:
-        done = len(jobs) - len(waiting)
-        console.print(f"{output}: {len(rows)} rows, {command.seeds} seed(s), {scale}; {done} of {len(jobs)} runs are done")
-    for number, job in enumerate(waiting):
-        left, whole = time_left(waiting[number:], jobs)
-        about = f"; {'about' if whole else 'more than'} {report.duration(left)} left for all" if left else ""
-        console.print(f"[{number + 1}/{len(waiting)}] {job.name}: {job.row.title}{about}", highlight=False, markup=False)
-        if job.do(places[job.row.name]):
-            write_page()  # after every run: whoever looks sees what there is
-    if not command.page_only and any(row.task == "taggers" for row in rows):
+        named = ", ".join(f"{count} rows {scale}" for scale, count in Counter(scales.values()).items())
+        done = len(wanted) - len(waiting)
+        console.print(f"{output}: {named}; {seeds} seed(s); {done} of {len(wanted)} runs are done", soft_wrap=True)
+
+    def begin(number: int, job: Job) -> None:
+        left, whole = time_left([job for job in waiting if not job.is_finished], jobs)
+        about = f"; {'about' if whole else 'more than'} {report.duration(left / len(places))} left for all" if left else ""
+        console.print(f"[{number}/{len(waiting)}] {job.name}: {job.row.title}{about}", highlight=False, soft_wrap=True)
+
+    def say(job: Job, line: str) -> None:
+        console.print(f"{job.name}: {line}", highlight=False, markup=False, soft_wrap=True)
+
+    do_jobs(waiting, data, places, begin, None if len(places) == 1 else say, after=write_page)
+    if waiting and any(job.row.task == "taggers" for job in jobs):
         measure_crf_cost(output / "crf_cost.json")
     written = write_page()
     failed = [job.name for job in jobs if job.failure is not None]
@@ -166,6 +123,56 @@ def reproduce(command: Command) -> Path:
     return written
 
 
+def do_jobs(
+    jobs: Sequence[Job],
+    data: Mapping[str, Mapping[str, str]],
+    places: Sequence[Place],
+    begin: Callable[[int, Job], None],
+    say: Callable[[Job, str], None] | None,
+    after: Callable[[], object],
+) -> None:
+    """Does the jobs in order, as many at a time as there are places.
+
+    Args:
+      jobs: what is left.
+      data: for each row the places of its data, by field of its config.
+      places: where they run.
+      begin: called before a job, with its number from 1.
+      say: takes the lines that a job prints; None leaves the terminal to it.
+      after: called after every job that came to an end: whoever looks at the page then sees what there is.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C; what runs has stopped by then.
+    """
+    free: queue.SimpleQueue[Place] = queue.SimpleQueue()
+    for place in places:
+        free.put(place)
+    stopped = threading.Event()
+
+    def do(number: int, job: Job) -> bool:
+        if stopped.is_set():
+            return False
+        place = free.get()
+        try:
+            begin(number, job)
+            return job.do(data[job.row.name], place, None if say is None else lambda line: say(job, line))
+        except KeyboardInterrupt:
+            stopped.set()
+            raise
+        finally:
+            free.put(place)
+
+    with ThreadPoolExecutor(len(places)) as pool:
+        begun: list[Future[bool]] = [pool.submit(do, number, job) for number, job in enumerate(jobs, 1)]
+        try:
+            for future in as_completed(begun):
+                if future.result():
+                    after()
+        except BaseException:
+            stopped.set()
+            raise
+
+
 def measure_crf_cost(file: Path) -> None:
     """Times the CRF over the number of tags, in a process of its own, unless that was done."""
     if not file.exists():
@@ -173,104 +180,77 @@ def measure_crf_cost(file: Path) -> None:
 
 
 def time_left(waiting: Sequence[Job], jobs: Sequence[Job]) -> tuple[float, bool]:
-    """Seconds that the waiting jobs may take, from the epochs of finished and begun ones, and whether that is all of them.
+    """Seconds that the waiting jobs may take one after another, from the epochs that are done, and whether that is all of them.
 
     An epoch of a row that was never trained is taken to be as long as the mean one of its task, and all epochs to be run; a
     task of which nothing was trained is left out.
     """
     known: dict[str, list[float]] = {}
     for job in jobs:
-        if seconds := _epoch_seconds(job):
+        if seconds := job.epoch_seconds:
             known.setdefault(job.row.name, []).extend(seconds)
             known.setdefault(job.row.task, []).extend(seconds)
     total, whole = 0.0, True
     for job in waiting:
         seconds = known.get(job.row.name, known.get(job.row.task, []))
-        epochs = max(job.row.config(job.scale).epochs - len(_epoch_seconds(job)), 0)
+        epochs = max(job.row.config(job.scale).epochs - len(job.epoch_seconds), 0)
         total += epochs * sum(seconds) / max(len(seconds), 1)
         whole = whole and bool(seconds)
     return total, whole
 
 
-def _epoch_seconds(job: Job) -> list[float]:
-    from colnorm.checkpoint import RunDirectory, is_run
+def read_study(output: Path, going_on: bool) -> tuple[dict[str, Scale], int]:
+    """The scale of each row of the study in a directory and its number of seeds; nothing where it is empty or missing.
 
-    return [record["seconds"] for record in RunDirectory.open(job.run).history()] if is_run(job.run) else []
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    """A field of a config as tyro reads it."""
-    flag = f"--{name.replace('_', '-')}"
-    if isinstance(value, bool):
-        return [flag if value else flag.replace("--", "--no-", 1)]
-    if isinstance(value, tuple):
-        return [flag, *map(str, value)]
-    return [flag, str(value)]
-
-
-def _check_output(output: Path, scale: Scale, going_on: bool) -> None:
-    """Refuses a directory that holds another study, or this one where it is not to be gone on with."""
+    Raises:
+      ValueError: it holds something else, or a study that is not to be gone on with.
+    """
     file = output / STUDY
     if file.exists():
-        stored = json.loads(file.read_text(encoding="utf-8"))["scale"]
-        if stored != scale:
-            raise ValueError(f"{output} holds a study at scale {stored}, not {scale}; choose another --output")
         if not going_on:
             raise ValueError(f"{output} holds a study already; go on with --resume, or choose another --output")
-    elif output.exists() and any(output.iterdir()):
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return stored["scales"], stored["seeds"]
+    if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no study; choose another --output")
+    return {}, 0
 
 
-def _needs(row: Row, scale: Scale) -> tuple[str, ...]:
-    """The fields of a row's config that say where its data is."""
-    if scale == "demo":
-        return ("glove",) if row.needs_glove else ()
-    return ("data_dir",) if row.task == "images" else ("data", "glove") if row.needs_glove else ("data",)
+def add_rows(scales: Mapping[str, Scale], names: Sequence[str], scale: Scale, output: Path) -> dict[str, Scale]:
+    """The rows of a study, those of ``names`` that it lacks added at a scale; in the order of the study.
+
+    Raises:
+      ValueError: embedded and real data would stand in one study.
+    """
+    added = {**dict.fromkeys(names, scale), **scales}
+    if "demo" in added.values() and len(set(added.values())) > 1:
+        raise ValueError(f"{output} holds a study at scale {next(iter(scales.values()))}, to which {scale} can't be added")
+    return {name: added[name] for name in ROWS if name in added}
 
 
-def _find_data(command: Command, rows: Sequence[Row], scale: Scale, output: Path) -> dict[str, dict[str, str]]:
-    """For each row the places of its data, by field."""
-    known: dict[str, str] = {"glove": str(output / VECTORS)} if scale == "demo" else {}
+def find_data(command: Command, jobs: Sequence[Job], output: Path) -> dict[str, dict[str, str]]:
+    """For each row the places of its data, by field of its config.
+
+    Raises:
+      ValueError: nothing says where it is.
+    """
     options = {
         "data_dir": ("--data-dir", command.data_dir, None),
         "data": ("--ner-data", command.ner_data, "ner_dataset.csv"),
         "glove": ("--glove", command.glove, "glove.6B.100d.txt"),
     }
-    for name in dict.fromkeys(name for row in rows for name in _needs(row, scale) if name not in known):
+
+    def find(name: str, scale: Scale) -> str:
+        if scale == "demo":
+            return str(output / VECTORS)
         option, given, usual = options[name]
         inside = None if usual is None or command.data_dir is None else Path(command.data_dir) / usual
         if given is None and (inside is None or not inside.exists()):
             where = "" if inside is None else f"; there is no {inside}"
             raise ValueError(f"at scale {scale} these rows need {option}{where}")
-        known[name] = str(inside) if given is None else given
-    return {row.name: {name: known[name] for name in _needs(row, scale)} for row in rows}
+        return str(inside) if given is None else given
 
-
-def _shown_command(job: Job) -> str:
-    """The command as a reader types it: with DIR, DATA, GLOVE and RUN for the places."""
-    names = {"data_dir": "DIR", "data": "DATA", "glove": "GLOVE"}
-    shown = job.train_arguments({name: names[name] for name in _needs(job.row, job.scale)}, run="RUN")
-    return shlex.join(["python", "-m", *shown])
-
-
-# Asks Linux to kill a command when whoever started it dies; elsewhere it would go on.
-_DIE_WITH_PARENT = """
-import ctypes, runpy, sys
-ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
-del sys.argv[0]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
-
-
-def _run(command: Sequence[str], errors: Any) -> int:
-    """Runs ``python -m`` of a command to its end, its standard error into a file; returns its exit status."""
-    start = ["-c", _DIE_WITH_PARENT] if sys.platform.startswith("linux") else ["-m"]
-    process = subprocess.Popen([sys.executable, *start, *command], stderr=errors)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:  # reaches the command too, which stops by itself
-        process.wait()
-        raise
+    return {job.row.name: {name: find(name, job.scale) for name in job.needs} for job in jobs}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

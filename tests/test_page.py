@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from experiments import gather, page, reproduce, study
+from experiments import gather, job, page, study
 
 MACHINE = {"device": "cpu", "processor": "a <fast> one, 2 cores", "jax": "0.10.2"}
 TAGS = ["O", "B-geo", "I-geo", "B-per", "I-per"]
@@ -73,15 +73,15 @@ def written(tmp_path_factory):
     """A study of a few rows and two seeds, of which one row failed and one was not begun; its results and directory."""
     output = tmp_path_factory.mktemp("study")
     rows = study.choose((*ACCURACIES, "ln", "best"))
-    jobs = [reproduce.Job(row, seed, "full", output / "runs" / f"{row.name}-seed{seed}") for seed in (0, 1) for row in rows]
-    for job in jobs:
-        if job.row.name in ACCURACIES:
-            finish(job, ACCURACIES[job.row.name] + 0.01 * job.seed)
+    jobs = [job.Job(row, seed, "full", output / "runs" / f"{row.name}-seed{seed}") for seed in (0, 1) for row in rows]
+    for each in jobs:
+        if each.row.name in ACCURACIES:
+            finish(each, ACCURACIES[each.row.name] + 0.01 * each.seed)
     (output / "runs" / "ln-seed0.failed").write_text("loss is nan & void at epoch 1, step 5")
     cost = {"what": "a CRF's step", "tags": [8, 16], "milliseconds": [1.0, 3.0], "gigaflops": [1.5, 2.0], "growth": [1.58]}
     (output / "crf_cost.json").write_text(json.dumps({**cost, "machine": MACHINE}))
-    results = gather.gather(jobs, "full", {row.name: f"python -m train {row.name}" for row in rows})
-    path = page.write(results, {(job.row.name, job.seed): job.run for job in jobs if job.is_finished}, output)
+    results = gather.gather(jobs)
+    path = page.write(results, {(each.row.name, each.seed): each.run for each in jobs if each.is_finished}, output)
     assert path == output / "index.html"
     return json.loads(json.dumps(results)), output  # results are JSON
 
@@ -151,6 +151,34 @@ def test_claims_are_checked_by_seed_and_by_sentence(written):
     assert counts[0][0].shape == (40, 3) and counts[0][0].sum(0)[2] == 40
     scores = [[2 * c.sum(0)[0] / (c.sum(0)[1] + c.sum(0)[2]) for c in pair] for pair in counts]
     assert claims["GloVe"]["mean"] == pytest.approx(np.mean([a - b for a, b in scores]))
+
+
+def test_rows_of_two_scales_say_so_and_are_not_compared(tmp_path):
+    scales = {"gn": "full", "bn": "reduced", "glove": "reduced", "random": "full", "char": "reduced"}
+    jobs = [job.Job(study.ROWS[name], 0, scale, tmp_path / f"{name}-seed0") for name, scale in scales.items()]
+    for each in jobs:
+        finish(each, 0.8)
+    results = gather.gather(jobs)
+    assert results["order"] == [] and [claim["what"] for claim in results["claims"]] == ["characters"]
+    assert results["scales"] == {scale: study.SCALES[scale] for scale in ("reduced", "full")}
+    path = page.write(results, {(each.row.name, 0): each.run for each in jobs}, tmp_path)
+    seen = text_of(path.read_text())
+    assert "Rows of two scales" in seen and "batch normalization, reduced" in seen and "16 groups, full" in seen
+    assert "| `gn` 1.2.1 full |" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_batch_sizes_are_compared_at_the_epoch_that_all_reached():
+    rows = {"bn": {"batch_size": 128}, "bn_batch8": {"batch_size": 8}, "gn": {"batch_size": 128}}
+    records = [{"validation_accuracy": accuracy} for accuracy in (0.5, 0.75, 0.875)]
+    histories = {"bn": [records, records[::-1]], "bn_batch8": [records[:2]], "gn": [records[:1]]}
+    errors, epoch = page.batch_sizes(rows, histories)
+    assert epoch == 2 and errors == {"bn": {8: (0.25, 0.0), 128: (0.25, 0.0)}}
+    errors, epoch = page.batch_sizes(rows, histories | {"bn_batch8": [records[:1], records[1:]]})
+    assert epoch == 1 and errors["bn"] == {
+        8: (pytest.approx(0.375), pytest.approx(0.25 / np.sqrt(2))),
+        128: (pytest.approx(0.3125), pytest.approx(0.375 / np.sqrt(2))),
+    }
+    assert page.batch_sizes({"bn": rows["bn"]}, histories) == ({}, 0)
 
 
 def test_the_same_results_give_the_same_page(written, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import demo_vectors, reproduce, study
+from experiments import demo_vectors, job, process, reproduce, study
 
 ROOT = Path(__file__).parents[1]
 TIMES = {"seconds", "epoch_seconds", "compile_seconds", "peak_memory_mib"}
@@ -114,7 +114,7 @@ def test_a_row_that_fails_is_named_and_the_others_are_trained(whole, tmp_path, c
     """A file of vectors that isn't one fails the tagger; the row of images is there already."""
     output = tmp_path / "failing"
     (output / "runs").mkdir(parents=True)
-    (output / "study.json").write_text('{"scale": "demo"}')
+    (output / "study.json").write_text('{"scales": {"nn": "demo"}, "seeds": 1}')
     (output / "vectors.txt").write_text("one 1 2 3\ntwo 1 2\n")
     os.symlink(whole[0] / "runs" / "nn-seed0", output / "runs" / "nn-seed0")
     (output / "crf_cost.json").write_text((whole[0] / "crf_cost.json").read_text())
@@ -134,9 +134,12 @@ def test_what_cant_be_done_is_refused_at_once(whole, tmp_path, capsys):
 
     output, _ = whole
     assert "go on with --resume" in refused("--output", str(output))
-    assert "at scale demo, not reduced" in refused("--output", str(output), "--scale", "reduced", "--resume")
+    assert "at scale demo, to which reduced can't be added" in refused(
+        "--output", str(output), "--scale", "reduced", "--resume"
+    )
     assert "there is no row 'xn'" in refused("--rows", "xn", "--output", str(tmp_path / "a"))
     assert "at least 1, got 0" in refused("--seeds", "0", "--output", str(tmp_path / "b"))
+    assert "--jobs must be between 1 and the number of cores" in refused("--jobs", "1000", "--output", str(tmp_path / "b"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     assert "is not empty and holds no study" in refused("--output", str(tmp_path / "full"))
@@ -148,17 +151,56 @@ def test_what_cant_be_done_is_refused_at_once(whole, tmp_path, capsys):
 
 def test_data_is_found_in_the_directory_or_where_it_is_named(tmp_path):
     (tmp_path / "ner_dataset.csv").touch()
-    rows = study.choose(("bn", "random", "crf"))
+    jobs = [job.Job(row, 0, "full", tmp_path) for row in study.choose(("bn", "random", "crf"))]
     command = reproduce.Command(data_dir=str(tmp_path), glove="vectors.txt")
-    assert reproduce._find_data(command, rows, "full", tmp_path) == {
+    assert reproduce.find_data(command, jobs, tmp_path) == {
         "bn": {"data_dir": str(tmp_path)},
         "random": {"data": str(tmp_path / "ner_dataset.csv")},
         "crf": {"data": str(tmp_path / "ner_dataset.csv"), "glove": "vectors.txt"},
     }
 
 
+def test_a_row_keeps_the_scale_it_was_begun_with(tmp_path):
+    scales = reproduce.add_rows({}, ["crf", "bn"], "full", tmp_path)
+    assert list(scales.items()) == [("bn", "full"), ("crf", "full")]
+    assert reproduce.add_rows(scales, ["bn", "gn"], "reduced", tmp_path) == {"bn": "full", "gn": "reduced", "crf": "full"}
+    with pytest.raises(ValueError, match="at scale full, to which demo can't be added"):
+        reproduce.add_rows(scales, ["gn"], "demo", tmp_path)
+
+
+def test_rows_at_a_time_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 4, 5, 7}, raising=False)
+    assert job.places_of(1) == [job.Place((), 1.0)]  # all that there is, whatever it is
+    assert job.places_of(2) == [job.Place((0, 2), 0.5), job.Place((4, 5, 7), 0.5)]
+    assert [place.cores for place in job.places_of(5)] == [(0,), (2,), (4,), (5,), (7,)]
+    for number in (0, 6):
+        with pytest.raises(ValueError, match=f"between 1 and the number of cores, 5, got {number}"):
+            job.places_of(number)
+
+
+@pytest.mark.skipif(process.available_cores() < 2, reason="one core")
+def test_two_rows_at_a_time_stop_together_and_end_as_alone(whole, tmp_path):
+    output = tmp_path / "two"
+    arguments = ("--rows", "random", "glove", "--jobs", "2")
+    running = start(output, *arguments)
+    for name in ("random", "glove"):  # both have begun, neither waits for the other
+        wait_for(output / "runs" / f"{name}-seed0" / "metrics.jsonl", running, 2)
+    assert not list(output.glob("runs/*/evaluation.json"))
+    os.killpg(running.pid, signal.SIGINT)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 130 and "interrupted" in err
+    assert "random, seed 0: epoch   1/5" in out and "glove, seed 0: epoch   1/5" in out
+    running = start(output, *arguments, "--resume")
+    out, err = running.communicate(timeout=300)
+    assert running.returncode == 0, err
+    # On one core sums are taken in another order.
+    (alone,), (beside,) = figures(whole[0])["glove"], figures(output)["glove"]
+    assert beside["best_epoch"] == alone["best_epoch"]
+    assert beside["figures"] == pytest.approx(alone["figures"], rel=1e-4)
+
+
 def test_time_left_comes_from_the_epochs_that_were_trained(tmp_path):
-    jobs = [reproduce.Job(row, 0, "demo", tmp_path / row.name) for row in study.choose(("nn", "bn", "random"))]
+    jobs = [job.Job(row, 0, "demo", tmp_path / row.name) for row in study.choose(("nn", "bn", "random"))]
     nn, bn, random = jobs
     assert reproduce.time_left(jobs, jobs) == (0, False)
     nn.run.mkdir()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from experiments import gather, published, reproduce, study, train_cifar, train_ner
+from experiments import gather, job, published, study, train_cifar, train_ner
 from experiments.configs import CIFAR_PRESETS, NER_PRESETS
 
 
@@ -15,7 +15,7 @@ from experiments.configs import CIFAR_PRESETS, NER_PRESETS
 def test_the_command_of_a_row_makes_its_config(row, scale):
     module, presets = (train_cifar, CIFAR_PRESETS) if row.task == "images" else (train_ner, NER_PRESETS)
     places = {"data_dir": "D"} if row.task == "images" else {"data": "N", "glove": "G"}
-    name, *arguments = reproduce.Job(row, 3, scale, Path("somewhere")).train_arguments(places)
+    name, *arguments = job.Job(row, 3, scale, Path("somewhere")).train_arguments(places)
     assert name == module.__name__
     commands = {preset: (text, module.Command(config)) for preset, (text, config) in presets.items()}
     read = tyro.extras.overridable_config_cli(commands, args=arguments, config=(tyro.conf.OmitArgPrefixes,))

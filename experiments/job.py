@@ -1,0 +1,173 @@
+"""A row of the study with one seed as two commands, training and evaluation, each in a process of its own."""
+
+import dataclasses
+import itertools
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from experiments.study import Row, Scale
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One row with one seed, at a scale, in its run directory."""
+
+    row: Row
+    seed: int
+    scale: Scale
+    run: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.name}, seed {self.seed}"
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.run / "evaluation.json").exists()
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last attempt failed, None where it didn't."""
+        file = self._failure_file
+        return file.read_text(encoding="utf-8") if file.exists() and not self.is_finished else None
+
+    @property
+    def _failure_file(self) -> Path:
+        return self.run.with_suffix(".failed")
+
+    @property
+    def epoch_seconds(self) -> list[float]:
+        """Of the epochs that are done."""
+        from colnorm.checkpoint import RunDirectory, is_run
+
+        return [record["seconds"] for record in RunDirectory.open(self.run).history()] if is_run(self.run) else []
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The fields of its config that say where its data is."""
+        if self.scale == "demo":
+            return ("glove",) if self.row.needs_glove else ()
+        return ("data_dir",) if self.row.task == "images" else ("data", "glove") if self.row.needs_glove else ("data",)
+
+    def train_arguments(self, places: Mapping[str, str], run: str | None = None) -> list[str]:
+        """The training command after ``python -m``; ``places`` are data_dir, data and glove, those that are needed."""
+        images = self.row.task == "images"
+        fields = {**self.row.overrides(self.scale), "seed": self.seed, **places}
+        arguments = [f"experiments.train_{'cifar' if images else 'ner'}", self.row.preset]
+        for name, value in fields.items():
+            arguments += _flag(name, value)
+        return [*arguments, "--run", str(self.run) if run is None else run]
+
+    @property
+    def shown_command(self) -> str:
+        """The training command as a reader types it: with DIR, DATA, GLOVE and RUN for the places."""
+        names = {"data_dir": "DIR", "data": "DATA", "glove": "GLOVE"}
+        return shlex.join(["python", "-m", *self.train_arguments({name: names[name] for name in self.needs}, run="RUN")])
+
+    def commands(self, places: Mapping[str, str]) -> list[list[str]]:
+        """What is left to run, each after ``python -m``."""
+        begun = (self.run / "config.json").exists()
+        evaluate = f"experiments.evaluate_{'cifar' if self.row.task == 'images' else 'ner'}"
+        train = [*self.train_arguments(places), *(["--resume"] if begun else [])]
+        return [train, [evaluate, str(self.run)]]
+
+    def do(self, places: Mapping[str, str], place: "Place", say: Say | None = None) -> bool:
+        """Trains and evaluates; on failure keeps the reason, says it and returns False.
+
+        Args:
+          places: of its data, by field of the config.
+          place: where among others it runs.
+          say: takes the lines that it prints; without it they go to standard output, with live progress.
+        """
+        self._failure_file.unlink(missing_ok=True)
+        for command in self.commands(places):
+            errors = self.run.with_suffix(".stderr")
+            with open(errors, "w", encoding="utf-8") as file:
+                status = _run(command, place, file, say)
+            said = errors.read_text(encoding="utf-8")
+            errors.unlink()
+            if status in (130, -signal.SIGINT):
+                raise KeyboardInterrupt
+            if status:
+                last = said.strip().splitlines()[-1:] or [f"exit status {status}"]
+                self._failure_file.write_text(last[0].removeprefix("error: "), encoding="utf-8")
+                print(f"{self.name}: {said.strip() or last[0]}", file=sys.stderr)
+                return False
+        return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A share of the machine: the cores and the fraction of an accelerator's memory that a job may use.
+
+    Attributes:
+      cores: empty where the system can't keep a process to some.
+      share: of the machine, 1 for all of it.
+    """
+
+    cores: tuple[int, ...] = ()
+    share: float = 1.0
+
+
+def places_of(jobs: int) -> list[Place]:
+    """Cuts the cores of this process into ``jobs`` shares of neighbours, as even as can be.
+
+    Raises:
+      ValueError: fewer cores than jobs, or jobs below 1.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if jobs < 1 or jobs > (len(cores) or os.cpu_count() or 1):
+        raise ValueError(f"--jobs must be between 1 and the number of cores, {len(cores) or os.cpu_count()}, got {jobs}")
+    if jobs == 1:
+        return [Place()]
+    ends = [len(cores) * number // jobs for number in range(jobs + 1)]
+    return [Place(tuple(cores[start:end]), 1 / jobs) for start, end in itertools.pairwise(ends)]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    """A field of a config as tyro reads it."""
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if isinstance(value, tuple):
+        return [flag, *map(str, value)]
+    return [flag, str(value)]
+
+
+# Keeps a command to some cores, and asks Linux to kill it when whoever started it dies; elsewhere it would go on.
+_START = """
+import os, runpy, sys
+if sys.platform.startswith("linux"):
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+if cores := sys.argv[1]:
+    os.sched_setaffinity(0, map(int, cores.split(",")))
+del sys.argv[:2]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def _run(command: Sequence[str], place: Place, errors: TextIO, say: Say | None) -> int:
+    """Runs ``python -m`` of a command to its end, its standard error into a file; returns its exit status."""
+    environment = dict(os.environ)
+    if place.share < 1:  # JAX takes three quarters of an accelerator's memory unless told otherwise
+        environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * place.share:.3f}")
+    start = [sys.executable, "-c", _START, ",".join(map(str, place.cores)), *command]
+    output = None if say is None else subprocess.PIPE
+    with subprocess.Popen(start, stdout=output, stderr=errors, env=environment, text=True, encoding="utf-8") as process:
+        try:
+            if say is not None and process.stdout is not None:
+                for line in filter(str.strip, process.stdout):
+                    say(line.rstrip("\n"))
+            return process.wait()
+        except KeyboardInterrupt:  # reaches the command too, which stops by itself
+            process.wait()
+            raise
