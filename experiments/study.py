@@ -12,7 +12,7 @@ Task = Literal["images", "taggers"]
 SCALES: dict[Scale, str] = {
     "demo": "Embedded data and small networks: handwritten digits and sentences of a grammar, with other learning rates. It "
     "shows that everything runs; its figures are not the report's.",
-    "reduced": "Real data in full, but few epochs: six of images, three of today's recipe, one at other batch sizes than 128, "
+    "reduced": "Real data in full, but few epochs: six of images, two of today's recipe, one at other batch sizes than 128, "
     "eight of taggers; no early stopping.",
     "full": "The report's sizes: all data, as many epochs as early stopping lets, at most 100 for images and 60 for taggers.",
 }
@@ -66,7 +66,7 @@ def _image_sizes(row: Row, scale: Scale) -> dict[str, Any]:
         rate = 0.01 if config.normalization == "nn" else 0.1
         return small | {"learning_rate": rate * small["batch_size"] / 32}
     if config.schedule == "cosine":
-        return {"epochs": 3, "warmup_epochs": 1, "patience": None}
+        return {"epochs": 2, "warmup_epochs": 1, "patience": None}
     # Batch normalization at the published rate is at chance until its fourth epoch.
     return {"epochs": 6 if batch_size == config.batch_size == 128 else 1, "patience": None}
 
