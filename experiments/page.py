@@ -10,6 +10,7 @@ import numpy as np
 
 from colnorm.checkpoint import RunDirectory, write_text
 from experiments import plotting, report
+from experiments.differences import differences
 
 Runs = Mapping[tuple[str, int], Path]
 """The run directory of each finished row and seed."""
@@ -56,6 +57,7 @@ def write(results: Mapping[str, Any], runs: Runs, output: Path) -> Path:
         "pictures": pictures,
         "crf_cost": json.loads(cost.read_text(encoding="utf-8")) if cost.exists() else None,
         "machines": _machines(results["rows"]),
+        "differences": differences(results["scales"]),
     }
     for template, name, escape in (("page.html", "index.html", True), ("page.md", "RESULTS.md", False)):
         environment = jinja2.Environment(

@@ -1,6 +1,6 @@
 """The whole study with one command: trains every row, evaluates it, and writes a page with every table and figure.
 
-python -m experiments.reproduce                                            # embedded data: minutes
+python -m experiments.reproduce                                            # embedded data: half an hour on two cores
 python -m experiments.reproduce --data-dir DIR --scale reduced --jobs 2    # real data, few epochs: a night on two cores
 python -m experiments.reproduce --data-dir DIR --seeds 3 --resume          # the report's sizes; goes on where it was stopped
 
@@ -113,7 +113,7 @@ def reproduce(command: Command) -> Path:
         console.print(f"{job.name}: {line}", highlight=False, markup=False, soft_wrap=True)
 
     do_jobs(waiting, data, places, begin, None if len(places) == 1 else say, after=write_page)
-    if waiting and any(job.row.task == "taggers" for job in jobs):
+    if not command.page_only and any(job.row.task == "taggers" for job in jobs):
         measure_crf_cost(output / "crf_cost.json")
     written = write_page()
     failed = [job.name for job in jobs if job.failure is not None]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import gather, job, page, study
+from experiments.differences import differences
 
 MACHINE = {"device": "cpu", "processor": "a <fast> one, 2 cores", "jax": "0.10.2"}
 TAGS = ["O", "B-geo", "I-geo", "B-per", "I-per"]
@@ -100,6 +101,9 @@ def test_figures_are_means_over_seeds_beside_the_reports(written):
     assert "82.50 ± 0.71 % report 81.39, +1.11 public 87.8" in seen
     assert "ln, seed 0: loss is nan &amp; void at epoch 1, step 5" in seen
     assert "not trained yet" in seen and "a &lt;fast&gt; one, 2 cores" in seen
+    for text in differences(["full"]):  # in both, and nothing of scales that aren't there
+        assert text in seen.replace("&#39;", "'") and text in (output / "RESULTS.md").read_text()
+    assert "training ends after few epochs" not in seen
     in_markdown = (output / "RESULTS.md").read_text()
     assert "82.50 ± 0.71 % (81.39, +1.11)" in in_markdown
     assert "| geo | 60.00 % | 70.00 % | 80.00 % | 40 |" in in_markdown
@@ -114,7 +118,9 @@ def test_every_row_its_command_and_its_pictures_are_there(written):
     pictures = {path.stem for path in (output / "pictures").iterdir()}
     assert {"curves-of-report", "curves-of-taggers", "features", "batch-sizes", "calibration"} <= pictures
     assert {"bn", "confusion-of-bn", "crf", "transitions-of-crf"} <= pictures
-    for name in re.findall(r"\]\(pictures/([^)]*)\)", markdown):
+    shown = re.findall(r"\]\(pictures/([^)]*)\)", markdown)
+    assert len(shown) == html.count("<img ") == len(set(shown)) == len(pictures)
+    for name in shown:
         assert (output / "pictures" / name).exists()
 
 
