@@ -23,7 +23,8 @@ _DIFFERENCES: tuple[tuple[Scale | None, str], ...] = (
     (
         None,
         "At its learning rate of 1, bn, in and bin fall to the accuracy of chance within twenty steps here and come back "
-        "later, bn in its fourth epoch in one run, after the fifth in another; what initialization the report's used isn't said.",
+        "later, bn in its fourth epoch in one run, after the fifth in another; what initialization the report's used "
+        "isn't said.",
     ),
     (
         None,
