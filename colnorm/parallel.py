@@ -30,12 +30,15 @@ from colnorm.training import (
 AXIS = "devices"
 
 
-def make_engine(loss_fn: Callable[[str | None], LossFn], num_devices: int | None = None) -> Engine:
-    """The engine for ``num_devices`` of this process's devices, all by default.
+def make_engine(
+    loss_fn: Callable[[str | None], LossFn], num_devices: int | None = None, batch_size: int | None = None
+) -> Engine:
+    """The engine for ``num_devices`` of this process's devices; by default for all, or as many as divide ``batch_size``.
 
     Args:
       loss_fn: axis name -> loss function; its model takes batch statistics over that axis, None on a single device.
       num_devices: of each process; where there are several, all of its devices.
+      batch_size: of training, where a batch too small for all devices should leave some of them idle.
 
     Raises:
       ValueError: more devices asked for than there are, or fewer where there are several processes.
@@ -48,6 +51,8 @@ def make_engine(loss_fn: Callable[[str | None], LossFn], num_devices: int | None
             f"asked for {num_devices} of {len(available)} devices, but where there are several processes, "
             "every process takes part with all of its devices"
         )
+    if num_devices is None and batch_size is not None and jax.process_count() == 1:
+        num_devices = max(count for count in range(1, len(available) + 1) if batch_size % count == 0)
     devices = available[:num_devices]
     if len(devices) == 1 and jax.process_count() == 1:
         return SingleDevice(loss_fn(None))

@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,19 @@ from colnorm.checkpoint import RunDirectory
 from experiments import published, significance
 from experiments.evaluate_ner import PREDICTIONS
 from experiments.job import Job
-from experiments.study import IMAGE_ORDER, SCALES, TAGGER_CLAIMS, Row
+from experiments.process import MACHINE
+from experiments.study import IMAGE_ORDER, IMAGE_SAMENESS, SCALES, TAGGER_CLAIMS, Row
+from experiments.train_ner import COVERAGE
+
+NOTHING: dict[str, Any] = {"report": {}, "epoch": None, "peers": {}, "types": {}}  # published of a row
 
 
 def gather(jobs: Sequence[Job]) -> dict[str, Any]:
     """Everything that the page says, from the run directories of jobs: finished ones, failed ones and those still to come.
 
     Returns:
-      JSON: ``rows``, each with its ``scale`` and its ``seeds``; ``order`` and ``claims``, the report's statements checked;
-      ``scales``, what those of the rows mean.
+      JSON: ``rows``, each with its ``scale`` and its ``seeds``; ``order``, ``sameness`` and ``claims``, the report's statements
+      checked; ``scales``, what those of the rows mean.
     """
     rows = []
     for name in dict.fromkeys(job.row.name for job in jobs):
@@ -28,6 +33,8 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
         row, scale = of_row[0].row, of_row[0].scale
         seeds = [read_seed(job.run, job.seed, row.task) for job in of_row if job.is_finished]
         failures = {str(job.seed): job.failure for job in of_row if job.failure is not None}
+        # Beside figures of other data, the report's would say nothing.
+        comparable = scale != "demo" and all(seed["has_published_data"] for seed in seeds)
         rows.append(
             {
                 "name": name,
@@ -40,15 +47,16 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
                 "batch_size": row.config(scale).batch_size,
                 "seeds": seeds,
                 "failures": failures,
-                "figures": summarize(seeds),
-                # A demo's data are others: nothing of the report's can stand beside its figures.
-                "published": published_figures(row) if scale != "demo" else {"report": {}, "peers": {}, "types": {}},
+                "figures": summarize([seed["figures"] for seed in seeds]),
+                "types": summarize_types(seeds),
+                "published": published_figures(row) if comparable else NOTHING,
             }
         )
     return {
         "scales": {scale: SCALES[scale] for scale in SCALES if any(row["scale"] == scale for row in rows)},
         "rows": rows,
-        "order": check_order(rows),
+        "order": check_pairs(rows, itertools.pairwise(IMAGE_ORDER)),
+        "sameness": check_pairs(rows, IMAGE_SAMENESS),
         "claims": check_claims(jobs),
     }
 
@@ -68,66 +76,74 @@ def read_seed(run: Path, seed: int, task: str) -> dict[str, Any]:
                 figures[f"{split} {average} F1"] = values[f"{average}_f1"]
     if task == "taggers":
         figures["calibration error"] = evaluated["splits"]["test"]["calibration"]["error"]
+    config = RunDirectory.open(run).config
     return {
         "seed": seed,
         "best_epoch": evaluated["epoch"],
         "epochs": len(history),
         "figures": figures,
+        "has_published_data": config["data"] == "cifar10" if task == "images" else Path(config["data"]).suffix == ".csv",
         "test_examples": evaluated["splits"]["test"]["examples" if task == "images" else "sentences"],
         "test_types": evaluated["splits"]["test"].get("types", {}),
         "seconds": round(sum(record["seconds"] for record in history), 1),
         "epoch_seconds": round(float(np.median([record["seconds"] for record in history])), 2),
         "compile_seconds": round(sum(record["compile_seconds"] for record in history), 1),
         "peak_memory_mib": max(record["peak_memory_mib"] for record in history),
-        "machine": evaluated["machine"],
+        "machine": _read(run / MACHINE, evaluated["machine"]),
+        "vectors": _read(run / COVERAGE, None),
     }
 
 
-def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+def _read(file: Path, otherwise: Any) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else otherwise
+
+
+def summarize(seeds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
     """Mean and standard deviation (n - 1; None for one seed) of every figure over seeds."""
     if not seeds:
         return {}
     figures = {}
-    for name in seeds[0]["figures"]:
-        values = [seed["figures"][name] for seed in seeds]
+    for name in seeds[0]:
+        values = [seed[name] for seed in seeds]
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
         figures[name] = {"mean": float(np.mean(values)), "spread": spread}
     return figures
+
+
+def summarize_types(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """:func:`summarize` of each entity type that is in every seed's test sentences."""
+    types = [name for name in (seeds[0]["test_types"] if seeds else ()) if all(name in seed["test_types"] for seed in seeds)]
+    return {name: summarize([seed["test_types"][name] for seed in seeds]) for name in types}
 
 
 def published_figures(row: Row) -> dict[str, Any]:
     """The report's figures of a row by our names, and the best that other public implementations came to."""
     theirs = published.figures()
     of_report: dict[str, float] = {}
-    peers: dict[str, float] = {}
     stated = theirs["report"][row.task].get(row.name, {})
-    for place, split in enumerate(("train", "validation", "test")):
-        if row.task == "images" and "accuracy" in stated and stated["accuracy"][place] == stated["accuracy"][place]:
-            of_report[f"{split} accuracy"] = stated["accuracy"][place]
-    for name in ("micro", "macro", "weighted"):
-        if f"{name}_f1" in stated:
-            of_report[f"test {name} F1"] = stated[f"{name}_f1"]
-    if row.task == "taggers" and "accuracy" in stated:
-        of_report["test accuracy"] = stated["accuracy"]
-    other = theirs["peers"][row.task].get(row.name.removeprefix("modern_"))
-    if isinstance(other, float):
-        peers["test accuracy"] = other
-    elif other:
-        peers = {f"test {name} F1": other[f"{name}_f1"] for name in ("micro", "macro")}
-    return {"report": of_report, "peers": peers, "types": theirs["report"]["types"].get(row.name, {})}
+    for name in ("accuracy", "micro_f1", "macro_f1", "weighted_f1"):
+        for split, value in zip(("train", "validation", "test"), stated.get(name, ()), strict=False):
+            if not math.isnan(value):
+                of_report[f"{split} {name.replace('_f1', ' F1')}"] = value
+    other = theirs["peers"][row.task].get(row.name.removeprefix("modern_"), {})
+    peers = {"test accuracy": other} if isinstance(other, float) else {}
+    if isinstance(other, dict):
+        peers = {f"test {name} F1": other[f"{name}_f1"] for name in ("micro", "macro") if other}
+    types = theirs["report"]["types"].get(row.name, {})
+    return {"report": of_report, "epoch": stated.get("epoch"), "peers": peers, "types": types}
 
 
-def check_order(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The report's order of the normalizations, neighbour by neighbour, on test accuracy over the seeds that both have.
+def check_pairs(rows: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Test accuracy of one row less that of another, over the seeds that both have.
 
-    Rows of unlike scales are not compared.
+    Rows of unlike scales, or of unlike numbers of epochs, are not compared.
     """
     by_name = {row["name"]: {seed["seed"]: seed for seed in row["seeds"]} for row in rows}
-    scales = {row["name"]: row["scale"] for row in rows}
+    size = {row["name"]: (row["scale"], row["epochs_at_most"]) for row in rows}
     checked = []
-    for better, worse in itertools.pairwise(IMAGE_ORDER):
+    for better, worse in pairs:
         shared = sorted(by_name.get(better, {}).keys() & by_name.get(worse, {}).keys())
-        if not shared or scales[better] != scales[worse]:
+        if not shared or size[better] != size[worse]:
             continue
         first, second = ([by_name[name][seed]["figures"]["test accuracy"] for seed in shared] for name in (better, worse))
         examples = by_name[better][shared[0]]["test_examples"]

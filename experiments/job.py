@@ -4,9 +4,11 @@ import dataclasses
 import itertools
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -74,34 +76,46 @@ class Job:
 
     def commands(self, places: Mapping[str, str]) -> list[list[str]]:
         """What is left to run, each after ``python -m``."""
-        begun = (self.run / "config.json").exists()
         evaluate = f"experiments.evaluate_{'cifar' if self.row.task == 'images' else 'ner'}"
-        train = [*self.train_arguments(places), *(["--resume"] if begun else [])]
+        train = [*self.train_arguments(places), *(["--resume"] if self.epoch_seconds else [])]
         return [train, [evaluate, str(self.run)]]
 
-    def do(self, places: Mapping[str, str], place: "Place", say: Say | None = None) -> bool:
+    def do(self, places: Mapping[str, str], place: "Place", children: "Children", say: Say | None = None) -> bool:
         """Trains and evaluates; on failure keeps the reason, says it and returns False.
 
         Args:
           places: of its data, by field of the config.
           place: where among others it runs.
+          children: what it starts is one of.
           say: takes the lines that it prints; without it they go to standard output, with live progress.
+
+        Raises:
+          KeyboardInterrupt: it was stopped.
         """
         self._failure_file.unlink(missing_ok=True)
+        if self.run.exists() and not self.epoch_seconds:
+            shutil.rmtree(self.run)  # stopped before its first epoch was stored: nothing to go on with
         for command in self.commands(places):
             errors = self.run.with_suffix(".stderr")
             with open(errors, "w", encoding="utf-8") as file:
-                status = _run(command, place, file, say)
-            said = errors.read_text(encoding="utf-8")
+                status = children.run(command, place, file, say)
+            said = errors.read_text(encoding="utf-8", errors="replace").strip()
             errors.unlink()
-            if status in (130, -signal.SIGINT):
-                raise KeyboardInterrupt
             if status:
-                last = said.strip().splitlines()[-1:] or [f"exit status {status}"]
-                self._failure_file.write_text(last[0].removeprefix("error: "), encoding="utf-8")
-                print(f"{self.name}: {said.strip() or last[0]}", file=sys.stderr)
+                reason = why(status, said)
+                self._failure_file.write_text(reason, encoding="utf-8")
+                print(f"{self.name}: {said or reason}", file=sys.stderr)
                 return False
         return True
+
+
+def why(status: int, said: str) -> str:
+    """One line that says why a command failed, out of its exit status and what it wrote to standard error."""
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    lines = said.splitlines()
+    ours = [line for line in lines if line.startswith("error: ")]
+    return (ours or lines[-1:] or [f"exit status {status}"])[0].removeprefix("error: ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,19 +169,55 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
 
-def _run(command: Sequence[str], place: Place, errors: TextIO, say: Say | None) -> int:
-    """Runs ``python -m`` of a command to its end, its standard error into a file; returns its exit status."""
-    environment = dict(os.environ)
-    if place.share < 1:  # JAX takes three quarters of an accelerator's memory unless told otherwise
-        environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * place.share:.3f}")
-    start = [sys.executable, "-c", _START, ",".join(map(str, place.cores)), *command]
-    output = None if say is None else subprocess.PIPE
-    with subprocess.Popen(start, stdout=output, stderr=errors, env=environment, text=True, encoding="utf-8") as process:
-        try:
+class Children:
+    """The commands that run, so that all can be stopped. Threads may share one.
+
+    Args:
+      held: file descriptors that every command keeps open, of a lock say.
+    """
+
+    def __init__(self, held: Sequence[int] = ()):
+        self._held = tuple(held)
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def run(self, command: Sequence[str], place: "Place", errors: TextIO | None = None, say: Say | None = None) -> int:
+        """Runs ``python -m`` of a command to its end, its standard error into a file; returns its exit status.
+
+        Raises:
+          KeyboardInterrupt: :meth:`stop` was called, before or meanwhile.
+        """
+        environment = dict(os.environ)
+        if place.share < 1:  # JAX takes three quarters of an accelerator's memory unless told otherwise
+            environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * place.share:.3f}")
+        with self._lock:
+            if self._stopped:
+                raise KeyboardInterrupt
+            process = subprocess.Popen(
+                [sys.executable, "-c", _START, ",".join(map(str, place.cores)), *command],
+                stdout=None if say is None else subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                encoding="utf-8",
+                pass_fds=self._held,
+                start_new_session=True,  # Ctrl-C reaches it through `stop`, and so once
+            )
+            self._running.add(process)
+        with process:
             if say is not None and process.stdout is not None:
                 for line in filter(str.strip, process.stdout):
                     say(line.rstrip("\n"))
-            return process.wait()
-        except KeyboardInterrupt:  # reaches the command too, which stops by itself
-            process.wait()
-            raise
+            status = process.wait()
+        with self._lock:
+            self._running.discard(process)
+            if status and self._stopped:
+                raise KeyboardInterrupt
+        return status
+
+    def stop(self) -> None:
+        """Asks all to stop, as Ctrl-C does, and lets none begin any more."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.send_signal(signal.SIGINT)

@@ -32,7 +32,10 @@ def reproducible() -> Iterator[None]:
 def _save(figure: Any, path: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
+    unfinished = path.with_name(f".{path.name}")  # a picture is whole or not there
+    kind = path.suffix.removeprefix(".")
+    figure.savefig(unfinished, dpi=120, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    unfinished.replace(path)
     plt.close(figure)
     return path
 

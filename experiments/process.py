@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+MACHINE = "machine.json"  # of a run: what trained it
 MOST_DEVICES = 8  # virtual ones; with more, a batch's parts become too small to fill a core's kernels
 # Without this XLA's CPU pipeline drops every optimization barrier before it fuses; colnorm/convolution.py needs them.
 XLA_FLAGS = {"xla_disable_hlo_passes": "cse_barrier_expander"}

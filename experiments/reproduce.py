@@ -1,7 +1,7 @@
 """The whole study with one command: trains every row, evaluates it, and writes a page with every table and figure.
 
 python -m experiments.reproduce                                            # embedded data: half an hour on two cores
-python -m experiments.reproduce --data-dir DIR --scale reduced --jobs 2    # real data, few epochs: a night on two cores
+python -m experiments.reproduce --data-dir DIR --scale reduced --jobs 2    # real data, few epochs: hours on two cores
 python -m experiments.reproduce --data-dir DIR --seeds 3 --resume          # the report's sizes; goes on where it was stopped
 
 DIR holds CIFAR-10 (binary or python version), GMB's ner_dataset.csv and glove.6B.100d.txt; --ner-data and --glove name them
@@ -11,20 +11,23 @@ Rows of real data may have different scales in one study: a row keeps the scale 
 sizes and all others reduced are two commands, the first with --scale full --rows and both with the same --output.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import queue
-import subprocess
 import sys
-import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import tyro
+from rich.console import Console
 
-from experiments.job import Job, Place, places_of
+from experiments import report
+from experiments.job import Children, Job, Place, places_of
 from experiments.study import ROWS, Scale, choose
 
 STUDY = "study.json"
@@ -37,7 +40,7 @@ class Command:
 
     scale: Scale | None = None
     """Of the rows that aren't begun. demo: embedded data, small networks; reduced: real data, few epochs; full: the report's
-    sizes. By default full with --data-dir, else demo."""
+    sizes. By default full where data is named, else demo."""
     data_dir: str | None = None
     """Directory with CIFAR-10 and, unless named below, GMB and GloVe."""
     ner_data: str | None = None
@@ -45,7 +48,7 @@ class Command:
     glove: str | None = None
     """GloVe text file."""
     rows: tuple[str, ...] = ()
-    """Rows by name, or images, or taggers; all by default."""
+    """Rows by name, or images, or taggers; by default all, or with --resume and no --scale those that were begun."""
     seeds: int = 1
     """Seeds of each row, from 0."""
     jobs: int = 1
@@ -67,9 +70,10 @@ def reproduce(command: Command) -> Path:
       RuntimeError: some rows failed; the others are done.
     """
     from colnorm.checkpoint import write_json
-    from experiments import gather, page, report
+    from experiments import gather, page
 
-    scale = command.scale or ("demo" if command.data_dir is None else "full")
+    named = any((command.data_dir, command.ner_data, command.glove))
+    scale = command.scale or ("full" if named else "demo")
     if command.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {command.seeds}")
     rows = [row.name for row in choose(command.rows)]
@@ -77,17 +81,16 @@ def reproduce(command: Command) -> Path:
     # All that can be refused is refused before anything is written.
     places = places_of(command.jobs)
     scales, seeds = read_study(output, going_on=command.resume or command.page_only)
+    if command.page_only and not scales:
+        raise ValueError(f"{output} holds no study: there is nothing to write a page of")
+    if scales and not command.rows and command.scale is None:
+        rows = list(scales)
     if not command.page_only:
         scales, seeds = add_rows(scales, rows, scale, output), max(seeds, command.seeds)
     # Row after row within a seed: the first seed's page is whole before the second begins.
     jobs = [
         Job(ROWS[name], seed, scales[name], output / "runs" / f"{name}-seed{seed}") for seed in range(seeds) for name in scales
     ]
-    wanted = [] if command.page_only else [job for job in jobs if job.row.name in rows and job.seed < command.seeds]
-    waiting = [job for job in wanted if not job.is_finished]
-    data = find_data(command, waiting, output)
-    (output / "runs").mkdir(parents=True, exist_ok=True)
-    write_json(output / STUDY, {"scales": scales, "seeds": seeds})
     console = report.make_console()
 
     def write_page() -> Path:
@@ -95,28 +98,30 @@ def reproduce(command: Command) -> Path:
         write_json(output / "results.json", results)
         return page.write(results, {(job.row.name, job.seed): job.run for job in jobs if job.is_finished}, output)
 
-    if any(job.scale == "demo" and job.row.needs_glove for job in waiting) and not (output / VECTORS).exists():
-        from experiments.demo_vectors import write_vectors
-
-        write_vectors(output / VECTORS)
+    failed = []
     if not command.page_only:
-        named = ", ".join(f"{count} rows {scale}" for scale, count in Counter(scales.values()).items())
-        done = len(wanted) - len(waiting)
-        console.print(f"{output}: {named}; {seeds} seed(s); {done} of {len(wanted)} runs are done", soft_wrap=True)
+        wanted = [job for job in jobs if job.row.name in rows and job.seed < command.seeds]
+        waiting = [job for job in wanted if not job.is_finished]
+        data = find_data(command, waiting, output)
+        (output / "runs").mkdir(parents=True, exist_ok=True)
+        with locked(output / ".lock") as lock:
+            write_json(output / STUDY, {"scales": scales, "seeds": seeds})
+            if any(job.scale == "demo" and job.row.needs_glove for job in waiting) and not (output / VECTORS).exists():
+                from experiments.demo_vectors import write_vectors
 
-    def begin(number: int, job: Job) -> None:
-        left, whole = time_left([job for job in waiting if not job.is_finished], jobs)
-        about = f"; {'about' if whole else 'more than'} {report.duration(left / len(places))} left for all" if left else ""
-        console.print(f"[{number}/{len(waiting)}] {job.name}: {job.row.title}{about}", highlight=False, soft_wrap=True)
-
-    def say(job: Job, line: str) -> None:
-        console.print(f"{job.name}: {line}", highlight=False, markup=False, soft_wrap=True)
-
-    do_jobs(waiting, data, places, begin, None if len(places) == 1 else say, after=write_page)
-    if not command.page_only and any(job.row.task == "taggers" for job in jobs):
-        measure_crf_cost(output / "crf_cost.json")
+                write_vectors(output / VECTORS)
+            counts = ", ".join(f"{count} rows {scale}" for scale, count in Counter(scales.values()).items())
+            done = len(wanted) - len(waiting)
+            console.print(f"{output}: {counts}; {seeds} seed(s); {done} of {len(wanted)} runs are done", soft_wrap=True)
+            children = Children([lock])
+            do_jobs(waiting, data, places, children, console, jobs, after=write_page)
+            failed = [job.name for job in jobs if job.failure is not None]
+            cost = output / "crf_cost.json"
+            if any(job.row.task == "taggers" for job in jobs) and not cost.exists():
+                console.print("the cost of a CRF over the number of tags:")
+                if children.run(["experiments.crf_cost", "--output", str(cost)], Place()):
+                    failed.append("the cost of a CRF")
     written = write_page()
-    failed = [job.name for job in jobs if job.failure is not None]
     console.print(f"written: {written}, {output / 'RESULTS.md'}, {output / 'results.json'}", highlight=False, soft_wrap=True)
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}; --resume tries them again")
@@ -124,21 +129,23 @@ def reproduce(command: Command) -> Path:
 
 
 def do_jobs(
-    jobs: Sequence[Job],
+    waiting: Sequence[Job],
     data: Mapping[str, Mapping[str, str]],
     places: Sequence[Place],
-    begin: Callable[[int, Job], None],
-    say: Callable[[Job, str], None] | None,
+    children: Children,
+    console: Console,
+    jobs: Sequence[Job],
     after: Callable[[], object],
 ) -> None:
-    """Does the jobs in order, as many at a time as there are places.
+    """Does the waiting jobs in order, as many at a time as there are places.
 
     Args:
-      jobs: what is left.
+      waiting: what is left.
       data: for each row the places of its data, by field of its config.
-      places: where they run.
-      begin: called before a job, with its number from 1.
-      say: takes the lines that a job prints; None leaves the terminal to it.
+      places: where they run; with more than one, what jobs print is marked with their names.
+      children: what they start is one of; all are stopped when this one is.
+      console: where to say what begins, and how long all may take.
+      jobs: all of the study: how long its epochs took tells how long others will.
       after: called after every job that came to an end: whoever looks at the page then sees what there is.
 
     Raises:
@@ -147,36 +154,56 @@ def do_jobs(
     free: queue.SimpleQueue[Place] = queue.SimpleQueue()
     for place in places:
         free.put(place)
-    stopped = threading.Event()
 
     def do(number: int, job: Job) -> bool:
-        if stopped.is_set():
-            return False
         place = free.get()
         try:
-            begin(number, job)
-            return job.do(data[job.row.name], place, None if say is None else lambda line: say(job, line))
-        except KeyboardInterrupt:
-            stopped.set()
-            raise
+            unfinished = [other for other in waiting if other is job or not (other.is_finished or other.failure)]
+            left, whole = time_left(unfinished, jobs)
+            left /= min(len(places), len(unfinished))
+            about = f"; {'about' if whole else 'more than'} {report.duration(left)} left for all" if left else ""
+            console.print(f"[{number}/{len(waiting)}] {job.name}: {job.row.title}{about}", markup=False, soft_wrap=True)
+
+            def say(line: str) -> None:
+                console.print(f"{job.name}: {line}", highlight=False, markup=False, soft_wrap=True)
+
+            return job.do(data[job.row.name], place, children, None if len(places) == 1 else say)
         finally:
             free.put(place)
 
     with ThreadPoolExecutor(len(places)) as pool:
-        begun: list[Future[bool]] = [pool.submit(do, number, job) for number, job in enumerate(jobs, 1)]
+        begun: list[Future[bool]] = [pool.submit(do, number, job) for number, job in enumerate(waiting, 1)]
         try:
             for future in as_completed(begun):
                 if future.result():
                     after()
         except BaseException:
-            stopped.set()
+            for future in begun:
+                future.cancel()
+            children.stop()
             raise
 
 
-def measure_crf_cost(file: Path) -> None:
-    """Times the CRF over the number of tags, in a process of its own, unless that was done."""
-    if not file.exists():
-        subprocess.run([sys.executable, "-m", "experiments.crf_cost", "--output", str(file)], check=True)
+@contextlib.contextmanager
+def locked(path: Path, patience: float = 10.0) -> Iterator[int]:
+    """Holds a lock on a file, and gives its descriptor: whoever inherits that holds it too.
+
+    Raises:
+      ValueError: another process holds it and does so for ``patience`` seconds, in which one that was killed is gone.
+    """
+    with open(path, "w", encoding="utf-8") as file:
+        began = time.monotonic()
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() - began > patience:
+                    raise ValueError(
+                        f"another command is at work in {path.parent}; --page-only writes its page meanwhile"
+                    ) from None
+                time.sleep(0.1)
+        yield file.fileno()
 
 
 def time_left(waiting: Sequence[Job], jobs: Sequence[Job]) -> tuple[float, bool]:
@@ -248,6 +275,8 @@ def find_data(command: Command, jobs: Sequence[Job], output: Path) -> dict[str, 
         if given is None and (inside is None or not inside.exists()):
             where = "" if inside is None else f"; there is no {inside}"
             raise ValueError(f"at scale {scale} these rows need {option}{where}")
+        if given is not None and not Path(given).exists():
+            raise ValueError(f"{option} {given} does not exist")
         return str(inside) if given is None else given
 
     return {job.row.name: {name: find(name, job.scale) for name in job.needs} for job in jobs}

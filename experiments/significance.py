@@ -32,8 +32,9 @@ def f1(counts: np.ndarray) -> np.ndarray:
 def paired_bootstrap(pairs: Sequence[tuple[np.ndarray, np.ndarray]], draws: int = 2000, seed: int = 0) -> Difference:
     """F1 of the first tagger less that of the second, both on the same sentences (Koehn, 2004, W04-3250).
 
-    Sentences are drawn with replacement, the same ones for both taggers, and within each seed its own; a draw's difference is
-    the mean over seeds.
+    Sentences are drawn with replacement, the same ones for both taggers; where all seeds have the same test sentences (the same
+    numbers of entities to be found, in order), the same ones for all seeds, else each seed its own. A draw's difference is the
+    mean over seeds.
 
     Args:
       pairs: for each seed the counts ``(sentences, 3)`` of both taggers, as :func:`f1` takes their sum.
@@ -41,15 +42,17 @@ def paired_bootstrap(pairs: Sequence[tuple[np.ndarray, np.ndarray]], draws: int 
     Raises:
       ValueError: two taggers were not tried on the same number of sentences.
     """
-    rng = np.random.default_rng(seed)
-    drawn = np.zeros(draws)
     for first, second in pairs:
         if first.shape != second.shape:
             raise ValueError(f"expected counts of the same sentences, got {first.shape} and {second.shape}")
-        both = np.stack([first, second]).astype(np.float64)
+    together = all(np.array_equal(first[:, 2], pairs[0][0][:, 2]) for first, _ in pairs)
+    drawn = np.zeros(draws)
+    for place, pair in enumerate(pairs):
+        rng = np.random.default_rng((seed, 0 if together else place))
+        both, count = np.stack(pair).astype(np.float64), len(pair[0])
         for number in range(draws):
             # How often each sentence is drawn: a sum of products instead of a copy of all counts.
-            times = np.bincount(rng.integers(0, len(first), len(first)), minlength=len(first))
+            times = np.bincount(rng.integers(0, count, count), minlength=count)
             scores = f1(times @ both)
             drawn[number] += (scores[0] - scores[1]) / len(pairs)
     mean = float(np.mean([f1(first.sum(0)) - f1(second.sum(0)) for first, second in pairs]))

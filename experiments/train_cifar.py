@@ -39,7 +39,7 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
 
     process.prepare(config.devices, config.batch_size)
 
-    from colnorm.checkpoint import RunDirectory
+    from colnorm.checkpoint import RunDirectory, write_json
     from colnorm.data import images
     from colnorm.parallel import check_batch_size, make_engine
     from colnorm.training import Monitor, check_finite, fit, shuffled_batches
@@ -55,7 +55,7 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
         RunDirectory.check_free(run_path, overwrite)
 
     data = images.load(config.data, config.data_dir, config.seed)
-    engine = make_engine(cifar.make_loss(config, data), config.devices)
+    engine = make_engine(cifar.make_loss(config, data), config.devices, config.batch_size)
     check_batch_size(config.batch_size, engine.num_devices)
     num_train = len(data.train.labels)
     steps_per_epoch = len(shuffled_batches(num_train, config.batch_size, config.seed, 0))
@@ -69,6 +69,7 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
     else:
         run, history = RunDirectory.create(run_path, stored_config, overwrite), []
 
+    write_json(run.path / process.MACHINE, {**process.describe(), "devices": engine.num_devices})
     train_data = engine.put_data(cifar.split_arrays(data.train))
     validation_data = engine.put_data(cifar.split_arrays(data.validation))
     validation_batches = cifar.evaluation_batches(len(data.validation.labels), engine.num_devices)

@@ -16,6 +16,7 @@ import tyro
 
 from experiments.configs import NEEDS_GLOVE, NER_PRESETS, NerConfig
 
+COVERAGE = "vectors.json"  # of a run: how many words and tokens its pretrained vectors cover
 # What may change between a run and its continuation without making it another run.
 MAY_DIFFER = frozenset({"data", "glove", "devices", "patience"})
 
@@ -42,7 +43,7 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
     import numpy as np
 
     from colnorm import tagger
-    from colnorm.checkpoint import RunDirectory
+    from colnorm.checkpoint import RunDirectory, write_json
     from colnorm.data import conll
     from colnorm.data.batching import epoch_plan
     from colnorm.data.glove import read_vectors
@@ -67,7 +68,7 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
     word_features = config.word_features if vectors is None else vectors.matrix.shape[1]
     fields = ner.tagger_fields(config, encoder, word_features)
     model = tagger.build(fields)
-    engine = make_engine(lambda axis_name: ner.make_loss(config, model), config.devices)
+    engine = make_engine(lambda axis_name: ner.make_loss(config, model), config.devices, config.batch_size)
     check_batch_size(config.batch_size, engine.num_devices)
 
     train_split = ner.Split.make(data.train, encoder, config.buckets)
@@ -85,7 +86,10 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
     else:
         run, history = RunDirectory.create(run_path, stored_config, overwrite), []
         write_tagger(run.path, fields, encoder)
+    if vectors is not None:
+        write_json(run.path / COVERAGE, vectors.coverage._asdict())
 
+    write_json(run.path / process.MACHINE, {**process.describe(), "devices": engine.num_devices})
     train_data = [engine.put_data(arrays) for arrays in train_split.arrays]
     predict = ner.make_predictor(config, model)
     gold = [sentence.tags for sentence in data.validation]

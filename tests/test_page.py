@@ -12,6 +12,7 @@ from experiments import gather, job, page, study
 from experiments.differences import differences
 
 MACHINE = {"device": "cpu", "processor": "a <fast> one, 2 cores", "jax": "0.10.2"}
+COVERAGE = {"entries": 200, "exact": 60, "lowercased": 20, "tokens": 1000, "exact_tokens": 700, "lowercased_tokens": 100}
 TAGS = ["O", "B-geo", "I-geo", "B-per", "I-per"]
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
@@ -20,8 +21,11 @@ def finish(job, accuracy):
     """What training and evaluation leave of a run that came to this accuracy."""
     rng = np.random.default_rng(job.seed)
     job.run.mkdir(parents=True)
-    (job.run / "config.json").write_text("{}")
     taggers = job.row.task == "taggers"
+    (job.run / "config.json").write_text(json.dumps({"data": "ner_dataset.csv" if taggers else "cifar10"}))
+    (job.run / "machine.json").write_text(json.dumps(MACHINE | {"devices": job.seed + 1}))
+    if job.row.needs_glove:
+        (job.run / "vectors.json").write_text(json.dumps(COVERAGE))
     records = []
     for epoch in (1, 2, 3):
         record = {"epoch": epoch, "seconds": 2.0 * epoch, "compile_seconds": 1.0, "peak_memory_mib": 1000.0 + epoch}
@@ -101,12 +105,19 @@ def test_figures_are_means_over_seeds_beside_the_reports(written):
     assert "82.50 ± 0.71 % report 81.39, +1.11 public 87.8" in seen
     assert "ln, seed 0: loss is nan &amp; void at epoch 1, step 5" in seen
     assert "not trained yet" in seen and "a &lt;fast&gt; one, 2 cores" in seen
-    for text in differences(["full"]):  # in both, and nothing of scales that aren't there
+    texts = differences(results)
+    assert any("80 of the 200 words, which are 80.0% of the training tokens" in text for text in texts)
+    assert not any("training ends after few epochs" in text for text in texts)  # nothing of scales that aren't there
+    for text in (*texts, *page.TEXTS.values()):
         assert text in seen.replace("&#39;", "'") and text in (output / "RESULTS.md").read_text()
-    assert "training ends after few epochs" not in seen
     in_markdown = (output / "RESULTS.md").read_text()
     assert "82.50 ± 0.71 % (81.39, +1.11)" in in_markdown
-    assert "| geo | 60.00 % | 70.00 % | 80.00 % | 40 |" in in_markdown
+    assert "| geo | 80.50 ± 0.71 % (75) | 80.50 ± 0.71 % (76) | 80.50 ± 0.71 % (76) | 40 |" in in_markdown
+    assert "80.50 ± 0.71 % report 75 80.50 ± 0.71 % report 76 80.50 ± 0.71 % report 76 40" in seen
+    assert "3, 3; 3, 3 report 40" in seen and "| 3, 3; 3, 3 (40) |" in in_markdown
+    for page_text in (seen, in_markdown):
+        assert "Word vectors: vectors for 80 of 200 words (40.0%; 20 of them in lower case), 80.0% of tokens." in page_text
+        assert "public 87.8" in page_text and "machine 1, 2." in page_text
 
 
 def test_every_row_its_command_and_its_pictures_are_there(written):
@@ -141,6 +152,7 @@ def test_the_page_needs_no_other_file_and_no_network(written):
 
 def test_claims_are_checked_by_seed_and_by_sentence(written):
     results, _ = written
+    assert [(claim["better"], claim["worse"]) for claim in results["sameness"]] == [("gn_batch8", "gn")]
     order = {(claim["better"], claim["worse"]): claim for claim in results["order"]}
     assert order.keys() == {("gn", "bn")}  # of neighbours, the two that are both there
     assert (order["gn", "bn"]["held"], order["gn", "bn"]["seeds"]) == (0, 2)
@@ -165,7 +177,7 @@ def test_rows_of_two_scales_say_so_and_are_not_compared(tmp_path):
     for each in jobs:
         finish(each, 0.8)
     results = gather.gather(jobs)
-    assert results["order"] == [] and [claim["what"] for claim in results["claims"]] == ["characters"]
+    assert results["order"] == results["sameness"] == [] and [claim["what"] for claim in results["claims"]] == ["characters"]
     assert results["scales"] == {scale: study.SCALES[scale] for scale in ("reduced", "full")}
     path = page.write(results, {(each.row.name, 0): each.run for each in jobs}, tmp_path)
     seen = text_of(path.read_text())
@@ -174,7 +186,8 @@ def test_rows_of_two_scales_say_so_and_are_not_compared(tmp_path):
 
 
 def test_batch_sizes_are_compared_at_the_epoch_that_all_reached():
-    rows = {"bn": {"batch_size": 128}, "bn_batch8": {"batch_size": 8}, "gn": {"batch_size": 128}}
+    sizes = {"bn": 128, "bn_batch8": 8, "gn": 128}
+    rows = {name: {"batch_size": size, "scale": "reduced"} for name, size in sizes.items()}
     records = [{"validation_accuracy": accuracy} for accuracy in (0.5, 0.75, 0.875)]
     histories = {"bn": [records, records[::-1]], "bn_batch8": [records[:2]], "gn": [records[:1]]}
     errors, epoch = page.batch_sizes(rows, histories)
@@ -185,6 +198,7 @@ def test_batch_sizes_are_compared_at_the_epoch_that_all_reached():
         128: (pytest.approx(0.3125), pytest.approx(0.375 / np.sqrt(2))),
     }
     assert page.batch_sizes({"bn": rows["bn"]}, histories) == ({}, 0)
+    assert page.batch_sizes(rows | {"bn": rows["bn"] | {"scale": "full"}}, histories) == ({}, 0)
 
 
 def test_the_same_results_give_the_same_page(written, tmp_path):

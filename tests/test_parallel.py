@@ -212,6 +212,8 @@ def test_devices_that_are_not_there(devices):
 
 def test_all_devices_are_the_default():
     assert make_engine(toy_loss).num_devices == 4
+    assert [make_engine(toy_loss, None, size).num_devices for size in (1, 2, 6, 8, 9)] == [1, 2, 3, 4, 3]
+    assert make_engine(toy_loss, 4, 2).num_devices == 4  # what is asked for is not changed, and refused elsewhere
     assert isinstance(make_engine(toy_loss, 1), SingleDevice)
 
 

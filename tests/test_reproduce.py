@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,7 +27,7 @@ sys.exit(reproduce.main(sys.argv[1:]))
 
 
 def start(output, *more):
-    """The command in a process group of its own, as on a terminal, where Ctrl-C reaches it and what it runs."""
+    """The command in a process group of its own, as on a terminal, where Ctrl-C reaches all of the group."""
     command = [sys.executable, "-c", START, "--output", str(output), *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
@@ -105,7 +106,7 @@ def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, capsys)
     arguments = ["--output", str(output), "--rows", "nn", "glove"]
     assert reproduce.main([*arguments, "--page-only"]) == 0
     assert (output / "index.html").read_text() == page
-    assert reproduce.main([*arguments, "--resume"]) == 0
+    assert reproduce.main(["--output", str(output), "--resume"]) == 0  # the rows that were begun
     assert "2 of 2 runs are done" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in output.glob("runs/*/metrics.jsonl")} == before
 
@@ -146,17 +147,22 @@ def test_what_cant_be_done_is_refused_at_once(whole, tmp_path, capsys):
     assert "these rows need --data-dir" in refused("--scale", "full", "--output", str(tmp_path / "c"))
     missing = refused("--data-dir", str(tmp_path), "--rows", "crf", "--output", str(tmp_path / "d"))
     assert "need --ner-data; there is no" in missing and "ner_dataset.csv" in missing
-    assert not any((tmp_path / name).exists() for name in "abcd")  # what is mended can be tried again
+    missing = refused("--ner-data", str(tmp_path / "none.csv"), "--rows", "random", "--output", str(tmp_path / "e"))
+    assert "none.csv does not exist" in missing  # and no sample was taken in its place
+    assert "holds no study" in refused("--page-only", "--output", str(tmp_path / "f"))
+    assert not any((tmp_path / name).exists() for name in "abcdef")  # what is mended can be tried again
 
 
 def test_data_is_found_in_the_directory_or_where_it_is_named(tmp_path):
     (tmp_path / "ner_dataset.csv").touch()
     jobs = [job.Job(row, 0, "full", tmp_path) for row in study.choose(("bn", "random", "crf"))]
-    command = reproduce.Command(data_dir=str(tmp_path), glove="vectors.txt")
+    vectors = str(tmp_path / "vectors.txt")
+    Path(vectors).touch()
+    command = reproduce.Command(data_dir=str(tmp_path), glove=vectors)
     assert reproduce.find_data(command, jobs, tmp_path) == {
         "bn": {"data_dir": str(tmp_path)},
         "random": {"data": str(tmp_path / "ner_dataset.csv")},
-        "crf": {"data": str(tmp_path / "ner_dataset.csv"), "glove": "vectors.txt"},
+        "crf": {"data": str(tmp_path / "ner_dataset.csv"), "glove": vectors},
     }
 
 
@@ -166,6 +172,46 @@ def test_a_row_keeps_the_scale_it_was_begun_with(tmp_path):
     assert reproduce.add_rows(scales, ["bn", "gn"], "reduced", tmp_path) == {"bn": "full", "gn": "reduced", "crf": "full"}
     with pytest.raises(ValueError, match="at scale full, to which demo can't be added"):
         reproduce.add_rows(scales, ["gn"], "demo", tmp_path)
+
+
+def test_two_commands_are_not_at_work_in_one_study(tmp_path):
+    def lock():
+        return reproduce.locked(tmp_path / ".lock", patience=0)
+
+    with lock(), pytest.raises(ValueError, match="another command is at work"), lock():
+        pass
+    with lock():
+        pass
+
+
+def test_a_stop_reaches_what_runs_and_nothing_begins_after_it():
+    children = job.Children()
+    waiting = threading.Timer(0.5, children.stop)
+    waiting.start()
+    with pytest.raises(KeyboardInterrupt):
+        children.run(["timeit", "-n1", "-r1", "import time; time.sleep(600)"], job.Place())
+    with pytest.raises(KeyboardInterrupt):
+        children.run(["timeit", "pass"], job.Place())
+
+
+def test_the_reason_of_a_failure_is_one_line():
+    assert job.why(1, "a warning\nerror: ner.csv:3: no tag\nsome more") == "ner.csv:3: no tag"
+    assert job.why(1, "Traceback\n  ...\nKeyError: 'x'") == "KeyError: 'x'"
+    assert job.why(-9, "a warning of long ago") == "killed by SIGKILL"
+    assert job.why(3, "") == "exit status 3"
+
+
+def test_a_run_that_was_stopped_before_its_first_epoch_begins_anew(tmp_path, monkeypatch):
+    """It may lack any of its files, so that nothing could go on with it."""
+    begun = job.Job(study.ROWS["random"], 0, "demo", tmp_path / "random-seed0")
+    begun.run.mkdir()
+    (begun.run / "config.json").write_text("{}")
+    done = []
+    children = job.Children()
+    monkeypatch.setattr(children, "run", lambda command, *_: done.append((command, begun.run.exists())) or 0)
+    assert begun.do({}, job.Place(), children)
+    assert [existed for _, existed in done] == [False, False]
+    assert "--resume" not in done[0][0] and done[1][0] == ["experiments.evaluate_ner", str(begun.run)]
 
 
 def test_rows_at_a_time_share_the_cores(monkeypatch):
@@ -186,7 +232,7 @@ def test_two_rows_at_a_time_stop_together_and_end_as_alone(whole, tmp_path):
     for name in ("random", "glove"):  # both have begun, neither waits for the other
         wait_for(output / "runs" / f"{name}-seed0" / "metrics.jsonl", running, 2)
     assert not list(output.glob("runs/*/evaluation.json"))
-    os.killpg(running.pid, signal.SIGINT)
+    running.send_signal(signal.SIGINT)  # to it alone: it stops what it runs
     out, err = running.communicate(timeout=120)
     assert running.returncode == 130 and "interrupted" in err
     assert "random, seed 0: epoch   1/5" in out and "glove, seed 0: epoch   1/5" in out

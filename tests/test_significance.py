@@ -46,6 +46,21 @@ def test_a_tagger_against_itself_and_against_a_perfect_one():
         paired_bootstrap([(mine, mine[:-1])])
 
 
+def test_seeds_on_the_same_sentences_share_their_draws():
+    """Four times the same pair is known no better than once; pairs on other sentences each are."""
+    rng = np.random.default_rng(2)
+    gold = rng.integers(1, 5, 200)
+    first, second = (np.stack([rng.binomial(gold, right), gold, gold], 1) for right in (0.7, 0.6))
+    width = {}
+    for name, pairs in {"one": [(first, second)], "same": [(first, second)] * 4}.items():
+        found = paired_bootstrap(pairs)
+        width[name] = found.high - found.low
+    order = [rng.permutation(200) for _ in range(4)]
+    found = paired_bootstrap([(first[places], second[places]) for places in order])
+    assert width["same"] == pytest.approx(width["one"])
+    assert found.high - found.low == pytest.approx(width["one"] / 2, rel=0.2)
+
+
 def test_several_seeds_give_the_paired_t_interval():
     first, second = [0.81, 0.83, 0.82], [0.80, 0.80, 0.81]
     found = over_seeds(first, second, 1000)

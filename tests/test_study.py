@@ -41,13 +41,27 @@ def test_every_published_figure_has_a_row():
         "train accuracy": 0.9319,
         "validation accuracy": 0.8287,
         "test accuracy": 0.8139,
+        "train macro F1": 0.9317,
+        "validation macro F1": 0.8278,
         "test macro F1": 0.8128,
+        "train micro F1": 0.9648,
+        "validation micro F1": 0.8944,
         "test micro F1": 0.8948,
     }
+    assert beside["bn"]["epoch"] == 40
     assert beside["flax_bn"]["report"] == {"test accuracy": 0.7941, "test macro F1": 0.795, "test micro F1": 0.8817}
-    assert beside["modern_bn"] == {"report": {}, "peers": {"test accuracy": 0.878}, "types": {}}
-    assert beside["crf"]["report"] == {"test micro F1": 0.69, "test macro F1": 0.44, "test weighted F1": 0.69}
-    assert beside["crf"]["types"]["per"] == 0.59
+    assert beside["modern_bn"] == {**gather.NOTHING, "peers": {"test accuracy": 0.878}}
+    assert beside["crf"]["report"]["validation macro F1"] == 0.45 and "test accuracy" not in beside["crf"]["report"]
+    assert "test micro F1" not in beside["glove"]["report"]  # its table can't be read
+    assert beside["crf"]["peers"] == {"test micro F1": 0.85, "test macro F1": 0.685} and beside["best"] == gather.NOTHING
+    assert beside["crf"]["types"]["per"] == {"precision": 0.69, "recall": 0.51, "f1": 0.59}
+
+
+def test_no_two_rows_of_a_scale_are_the_same_run():
+    for scale in study.SCALES:
+        configs = [(row.needs_glove, row.config(scale)) for row in study.ROWS.values()]
+        for number, config in enumerate(configs):
+            assert config not in configs[:number], (scale, list(study.ROWS)[number])
 
 
 def test_rows_are_chosen_by_name_or_kind():
