@@ -23,8 +23,8 @@ def differences(results: Mapping[str, Any]) -> list[str]:
         of = coverages[shares.index(min(shares))]
         texts.append(
             f"The file of GloVe vectors used here has {of['exact'] + of['lowercased']:,} of the {of['entries']:,} words, which "
-            f"are {min(shares):.1%} of the training tokens: an excerpt. Words without a vector begin as small random ones, "
-            "so that the rows with GloVe are worse than with the whole of it, and what it is seen to bring is less."
+            f"are {min(shares):.1%} of the training tokens: an excerpt. Words without a vector begin as small random ones: "
+            "with the whole file the rows with GloVe would be others, and likely better."
         )
     texts += [
         "The report's micro F1 on test images lies 6 to 11 points above its accuracy. With one label an image, every false "
