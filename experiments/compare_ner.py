@@ -5,6 +5,7 @@ python -m experiments.compare_ner runs/ner_dataset-* --output results/gmb
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +58,7 @@ def compare(command: Command) -> list[Path]:
         histories[path.name] = history
         evaluations[path.name] = evaluated = json.loads(file.read_text(encoding="utf-8"))
         theirs = published.figures()["report"]["taggers"].get(path.name.rsplit("-", 1)[-1], {})
+        stated = [theirs.get(name, [math.nan] * 3)[2] for name in ("micro_f1", "macro_f1")]  # on test
         f1 = {name: f"{split['micro']['f1']:.2%} / {split['macro']['f1']:.2%}" for name, split in evaluated["splits"].items()}
         rows.append(
             (
@@ -64,7 +66,7 @@ def compare(command: Command) -> list[Path]:
                 f"{evaluated['epoch']} of {len(history)}",
                 *f1.values(),
                 f"{evaluated['splits']['test']['accuracy']:.2%}",
-                " / ".join(f"{theirs[name]:.0%}" if name in theirs else "-" for name in ("micro_f1", "macro_f1")),
+                " / ".join("-" if math.isnan(figure) else f"{figure:.0%}" for figure in stated),
                 f"{np.median([r['seconds'] for r in history]):.0f} s",
                 f"{np.median([r['train_tokens_per_second'] for r in history]):,.0f}",
                 f"{max(r['peak_memory_mib'] for r in history):,.0f}",
