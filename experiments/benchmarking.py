@@ -110,7 +110,7 @@ def machine() -> dict[str, Any]:
 
     from experiments import process
 
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = process.available_cores()
     torch.set_num_threads(threads)
     settings = {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if os.environ.get(name)}
     return {**process.describe(), "torch": torch.__version__, "threads": threads, **settings}

@@ -205,10 +205,14 @@ class Children:
             )
             self._running.add(process)
         with process:
-            if say is not None and process.stdout is not None:
-                for line in filter(str.strip, process.stdout):
-                    say(line.rstrip("\n"))
-            status = process.wait()
+            try:
+                if say is not None and process.stdout is not None:
+                    for line in filter(str.strip, process.stdout):
+                        say(line.rstrip("\n"))
+                status = process.wait()
+            except KeyboardInterrupt:  # of the main thread, where no other waits for it
+                process.send_signal(signal.SIGINT)
+                raise
         with self._lock:
             self._running.discard(process)
             if status and self._stopped:
