@@ -74,8 +74,7 @@ def tagging_figures(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[
     """
     from seqeval.metrics import classification_report
 
-    if [len(tags) for tags in gold] != [len(tags) for tags in predicted]:
-        raise ValueError("gold and predicted tags must be of the same sentences, but their lengths differ")
+    _check_same_sentences(gold, predicted)
     pairs = [pair for tags in zip(gold, predicted, strict=True) for pair in zip(*tags, strict=True)]
     accuracy = sum(right == tag for right, tag in pairs) / max(len(pairs), 1)
     report = {}
@@ -92,6 +91,29 @@ def tagging_figures(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[
     averages = {name: figures(f"{name} avg") for name in ("micro", "macro", "weighted")}
     types = {name: figures(name) for name in report if not name.endswith(" avg")}
     return {"accuracy": accuracy, **averages, "types": types}
+
+
+def _check_same_sentences(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:
+    if [len(tags) for tags in gold] != [len(tags) for tags in predicted]:
+        raise ValueError("gold and predicted tags must be of the same sentences, but their lengths differ")
+
+
+def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> np.ndarray:
+    """``(sentences, 3)`` int: of each sentence the entities found and right, found, and to be found.
+
+    Entities are those of :func:`tagging_figures`, whose micro F1 is ``2 r / (f + g)`` of the sums r, f and g over sentences.
+
+    Args:
+      gold, predicted: BIO tags of each sentence, of equal lengths.
+
+    Raises:
+      ValueError: the numbers of sentences or of tokens differ.
+    """
+    from colnorm.data.schemes import entities
+
+    _check_same_sentences(gold, predicted)
+    sets = [(set(entities(right)), set(entities(found))) for right, found in zip(gold, predicted, strict=True)]
+    return np.array([(len(right & found), len(found), len(right)) for right, found in sets], int).reshape(-1, 3)
 
 
 def calibration(probabilities: ArrayLike, right: ArrayLike, bins: int = 10) -> dict[str, Any]:

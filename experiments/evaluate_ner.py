@@ -4,6 +4,7 @@ python -m experiments.evaluate_ner runs/ner_dataset-crf
 """
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from experiments.configs import NerConfig
 
 PREDICTIONS = "test_predictions.conll"
 """Word, right tag and predicted tag of each token of the test sentences, as conlleval reads them."""
+
+COUNTS = "test_counts.json"
+"""For each test sentence the entities found and right, found, and to be found: what comparisons of taggers need of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Command:
 
 
 def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
-    """Restores, evaluates, writes ``evaluation.json``, the predictions on test and pictures into the run; returns the former.
+    """Restores, evaluates, writes ``evaluation.json``, predictions and counts on test, and pictures; returns the first.
 
     Prints the tables as well, unless ``quiet``.
     """
@@ -43,7 +47,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
     from colnorm import crf, tagger
     from colnorm.checkpoint import RunDirectory, write_json, write_text
     from colnorm.data import conll, schemes
-    from colnorm.metrics import calibration, tagging_figures
+    from colnorm.metrics import calibration, entity_counts, tagging_figures
     from colnorm.predict import METRIC, read_tagger
     from colnorm.training import Monitor
     from experiments import ner, plotting, report
@@ -77,11 +81,14 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
             said += [posterior for *_, posterior in of_sentence]
             right += [tuple(entity) in gold for *entity, _ in of_sentence]
         results[name] = {"sentences": len(sentences), "loss": loss, **figures, "calibration": calibration(said, right)}
+    on_test = tags[first - len(data.test) :]
     lines = (
         "".join(f"{' '.join(columns)}\n" for columns in zip(sentence.words, sentence.tags, predicted, strict=True))
-        for sentence, predicted in zip(data.test, tags[first - len(data.test) :], strict=True)
+        for sentence, predicted in zip(data.test, on_test, strict=True)
     )
     write_text(run.path / PREDICTIONS, "\n".join(lines))
+    counts = entity_counts([sentence.tags for sentence in data.test], on_test)
+    write_text(run.path / COUNTS, json.dumps(counts.tolist()) + "\n")
     written: dict[str, Any] = {
         "epoch": epoch,
         "mode": "seqeval's default: entities as conlleval reads them, exact span and type",
@@ -114,7 +121,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
         console.print(about, highlight=False, soft_wrap=True)
         console.print(report.entities_table(result))
     console.print(f"entities by {written['mode']}", highlight=False)
-    files = [run.path / "evaluation.json", run.path / PREDICTIONS, *pictures]
+    files = [run.path / "evaluation.json", run.path / PREDICTIONS, run.path / COUNTS, *pictures]
     console.print(f"written: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
     return written
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from colnorm.checkpoint import RunDirectory
 from experiments import published, significance
-from experiments.evaluate_ner import PREDICTIONS
+from experiments.evaluate_ner import COUNTS
 from experiments.job import Job
 from experiments.process import MACHINE
 from experiments.study import IMAGE_ORDER, IMAGE_SAMENESS, SCALES, TAGGER_CLAIMS, Row
@@ -164,7 +164,7 @@ def check_claims(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
     def read(key: tuple[str, int]) -> np.ndarray:
         if key not in counts:
-            counts[key] = count_entities(runs[key] / PREDICTIONS)
+            counts[key] = np.array(json.loads((runs[key] / COUNTS).read_text(encoding="utf-8")))
         return counts[key]
 
     checked = []
@@ -179,15 +179,3 @@ def check_claims(jobs: Sequence[Job]) -> list[dict[str, Any]]:
             {"what": what, "better": better, "worse": worse, "held": held, "seeds": len(seeds), **difference._asdict()}
         )
     return checked
-
-
-def count_entities(path: Path) -> np.ndarray:
-    """``(sentences, 3)`` entities found and right, found, and to be found, of a file that ``evaluate_ner`` wrote."""
-    from colnorm.data.schemes import entities
-
-    rows = []
-    for block in path.read_text(encoding="utf-8").strip("\n").split("\n\n"):
-        columns = [line.rsplit(" ", 2) for line in block.split("\n")]
-        gold, found = (set(entities([line[column] for line in columns])) for column in (1, 2))
-        rows.append((len(gold & found), len(found), len(gold)))
-    return np.array(rows, np.int64)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from sklearn import metrics
 
-from colnorm.metrics import calibration, classification_figures, confusion_matrix, tagging_figures
+from colnorm.metrics import calibration, classification_figures, confusion_matrix, entity_counts, tagging_figures
 
 CLASSES = 4
 compiled = jax.jit(confusion_matrix, static_argnums=3)
@@ -151,9 +151,20 @@ def test_tagging_figures_are_those_of_the_spans(pairs):
         assert figures["weighted"][name] == pytest.approx(weighted)
 
 
+@given(st.lists(sentence, max_size=5))
+def test_entity_counts_are_those_of_the_spans(pairs):
+    gold, predicted = ([[pair[side] for pair in tags] for tags in pairs] for side in (0, 1))
+    counts = entity_counts(gold, predicted)
+    assert counts.shape == (len(pairs), 3)
+    for row, right, guess in zip(counts, map(spans, gold), map(spans, predicted), strict=True):
+        assert row.tolist() == [len(right & guess), len(guess), len(right)]
+
+
 def test_tagging_figures_of_other_sentences():
     with pytest.raises(ValueError, match="their lengths differ"):
         tagging_figures([["O", "O"]], [["O"]])
+    with pytest.raises(ValueError, match="their lengths differ"):
+        entity_counts([["O"], ["O"]], [["O"]])
 
 
 # -------------------------------------------------------------------------------------------------------- calibration

@@ -125,6 +125,12 @@ def test_evaluation_keeps_predictions_calibration_and_the_chain(whole, data, pre
     stored = [[tuple(line.split(" ")) for line in block.split("\n")] for block in blocks]
     assert stored == [list(zip(s.words, s.tags, t.tags, strict=True)) for s, t in zip(test, tagged, strict=True)]
 
+    counts = np.array(json.loads((whole / evaluate_ner.COUNTS).read_text(encoding="utf-8")))
+    right, found, gold = counts.sum(0)
+    assert counts.shape == (len(test), 3)
+    assert gold == sum(len(schemes.entities(sentence.tags)) for sentence in test)
+    assert 2 * right / (found + gold) == pytest.approx(evaluated["splits"]["test"]["micro"]["f1"])
+
     calibrated = evaluated["splits"]["test"]["calibration"]
     said, right = [], []
     for sentence, found in zip(test, tagged, strict=True):

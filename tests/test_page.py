@@ -50,8 +50,8 @@ def finish(job, accuracy):
     evaluated = {"epoch": 3, "splits": dict.fromkeys(("train", "validation", "test"), figures), "machine": MACHINE}
     if taggers:
         right = rng.random(40) < accuracy
-        blocks = (f"Anna B-per {'B-per' if hit else 'O'}\nsleeps O O\n" for hit in right)
-        (job.run / "test_predictions.conll").write_text("\n".join(blocks))
+        counts = [[int(hit), int(hit), 1] for hit in right]
+        (job.run / "test_counts.json").write_text(json.dumps(counts))
         if job.row.name == "crf":
             moves = [[0.5, None, -0.25, 0.0, 1.0]] * 5
             evaluated["chain"] = {"tag_names": TAGS, "transitions": moves, "start": moves[0], "end": moves[0]}
@@ -161,7 +161,7 @@ def test_claims_are_checked_by_seed_and_by_sentence(written):
     assert claims.keys() == {"GloVe"}
     counts = [
         [
-            gather.count_entities(written[1] / "runs" / f"{name}-seed{seed}" / "test_predictions.conll")
+            np.array(json.loads((written[1] / "runs" / f"{name}-seed{seed}" / "test_counts.json").read_text()))
             for name in ("glove", "random")
         ]
         for seed in (0, 1)
