@@ -1,27 +1,21 @@
-"""What the runs of the study came to: reads run directories into one structure that pages are written from."""
+"""What the runs of the study came to: reads their records into one structure that pages are written from."""
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from colnorm.checkpoint import RunDirectory
-from experiments import published, significance
-from experiments.evaluate_ner import COUNTS
+from experiments import published, record, significance
 from experiments.job import Job
-from experiments.process import MACHINE
 from experiments.study import IMAGE_ORDER, IMAGE_SAMENESS, SCALES, TAGGER_CLAIMS, Row
-from experiments.train_ner import COVERAGE
 
 NOTHING: dict[str, Any] = {"report": {}, "epoch": None, "peers": {}, "types": {}}  # published of a row
 
 
 def gather(jobs: Sequence[Job]) -> dict[str, Any]:
-    """Everything that the page says, from the run directories of jobs: finished ones, failed ones and those still to come.
+    """Everything that the page says, from the records of jobs: finished ones, failed ones and those still to come.
 
     Returns:
       JSON: ``rows``, each with its ``scale`` and its ``seeds``; ``order``, ``sameness`` and ``claims``, the report's statements
@@ -31,7 +25,7 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
     for name in dict.fromkeys(job.row.name for job in jobs):
         of_row = [job for job in jobs if job.row.name == name]
         row, scale = of_row[0].row, of_row[0].scale
-        seeds = [read_seed(job.run, job.seed, row.task) for job in of_row if job.is_finished]
+        seeds = [read_seed(record.read(job.record, scale), job.seed, row.task) for job in of_row if job.is_finished]
         failures = {str(job.seed): job.failure for job in of_row if job.failure is not None}
         # Beside figures of other data, the report's would say nothing.
         comparable = scale != "demo" and all(seed["has_published_data"] for seed in seeds)
@@ -61,10 +55,9 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
     }
 
 
-def read_seed(run: Path, seed: int, task: str) -> dict[str, Any]:
-    """The figures of one evaluated run."""
-    evaluated = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-    history = RunDirectory.open(run).history()
+def read_seed(of_run: Mapping[str, Any], seed: int, task: str) -> dict[str, Any]:
+    """The figures of one run, from its record."""
+    evaluated, history = of_run["evaluation"], of_run["history"]
     figures: dict[str, float] = {}
     for split, values in evaluated["splits"].items():
         figures[f"{split} loss"] = values["loss"]
@@ -76,26 +69,22 @@ def read_seed(run: Path, seed: int, task: str) -> dict[str, Any]:
                 figures[f"{split} {average} F1"] = values[f"{average}_f1"]
     if task == "taggers":
         figures["calibration error"] = evaluated["splits"]["test"]["calibration"]["error"]
-    config = RunDirectory.open(run).config
+    data = of_run["config"]["data"]
     return {
         "seed": seed,
         "best_epoch": evaluated["epoch"],
         "epochs": len(history),
         "figures": figures,
-        "has_published_data": config["data"] == "cifar10" if task == "images" else Path(config["data"]).suffix == ".csv",
+        "has_published_data": data == "cifar10" if task == "images" else data.endswith(".csv"),
         "test_examples": evaluated["splits"]["test"]["examples" if task == "images" else "sentences"],
         "test_types": evaluated["splits"]["test"].get("types", {}),
-        "seconds": round(sum(record["seconds"] for record in history), 1),
-        "epoch_seconds": round(float(np.median([record["seconds"] for record in history])), 2),
-        "compile_seconds": round(sum(record["compile_seconds"] for record in history), 1),
-        "peak_memory_mib": max(record["peak_memory_mib"] for record in history),
-        "machine": _read(run / MACHINE, evaluated["machine"]),
-        "vectors": _read(run / COVERAGE, None),
+        "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
+        "epoch_seconds": round(float(np.median([epoch["seconds"] for epoch in history])), 2),
+        "compile_seconds": round(sum(epoch["compile_seconds"] for epoch in history), 1),
+        "peak_memory_mib": max(epoch["peak_memory_mib"] for epoch in history),
+        "machine": of_run["machine"],
+        "vectors": of_run["vectors"],
     }
-
-
-def _read(file: Path, otherwise: Any) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else otherwise
 
 
 def summarize(seeds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
@@ -159,17 +148,17 @@ def check_claims(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     Rows of unlike scales are not compared.
     """
     scales = {job.row.name: job.scale for job in jobs}
-    runs = {(job.row.name, job.seed): job.run for job in jobs if job.is_finished and job.row.task == "taggers"}
+    records = {(job.row.name, job.seed): job.record for job in jobs if job.is_finished and job.row.task == "taggers"}
     counts: dict[tuple[str, int], np.ndarray] = {}
 
     def read(key: tuple[str, int]) -> np.ndarray:
         if key not in counts:
-            counts[key] = np.array(json.loads((runs[key] / COUNTS).read_text(encoding="utf-8")))
+            counts[key] = np.array(record.read(records[key])["test_counts"])
         return counts[key]
 
     checked = []
     for better, worse, what in TAGGER_CLAIMS:
-        seeds = sorted(seed for name, seed in runs if name == better and (worse, seed) in runs)
+        seeds = sorted(seed for name, seed in records if name == better and (worse, seed) in records)
         if not seeds or scales[better] != scales[worse]:
             continue
         pairs = [(read((better, seed)), read((worse, seed))) for seed in seeds]

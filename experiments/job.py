@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from experiments import record
 from experiments.study import Row, Scale
 
 Say = Callable[[str], None]
@@ -20,20 +21,30 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One row with one seed, at a scale, in its run directory."""
+    """One row with one seed, at a scale, in the directory of a study."""
 
     row: Row
     seed: int
     scale: Scale
-    run: Path
+    study: Path
 
     @property
     def name(self) -> str:
         return f"{self.row.name}, seed {self.seed}"
 
     @property
+    def run(self) -> Path:
+        """Its run directory."""
+        return self.study / "runs" / f"{self.row.name}-seed{self.seed}"
+
+    @property
+    def record(self) -> Path:
+        """What it came to: once this is there, the run directory is needed no more."""
+        return self.study / "records" / f"{self.row.name}-seed{self.seed}.json"
+
+    @property
     def is_finished(self) -> bool:
-        return (self.run / "evaluation.json").exists()
+        return self.record.exists()
 
     @property
     def failure(self) -> str | None:
@@ -50,7 +61,12 @@ class Job:
         """Of the epochs that are done."""
         from colnorm.checkpoint import RunDirectory, is_run
 
-        return [record["seconds"] for record in RunDirectory.open(self.run).history()] if is_run(self.run) else []
+        history: Sequence[Mapping[str, Any]] = ()
+        if self.is_finished:
+            history = record.read(self.record)["history"]
+        elif is_run(self.run):
+            history = RunDirectory.open(self.run).history()
+        return [epoch["seconds"] for epoch in history]
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -76,12 +92,14 @@ class Job:
 
     def commands(self, places: Mapping[str, str]) -> list[list[str]]:
         """What is left to run, each after ``python -m``."""
+        if (self.run / "evaluation.json").exists():
+            return []
         evaluate = f"experiments.evaluate_{'cifar' if self.row.task == 'images' else 'ner'}"
         train = [*self.train_arguments(places), *(["--resume"] if self.epoch_seconds else [])]
         return [train, [evaluate, str(self.run)]]
 
     def do(self, places: Mapping[str, str], place: "Place", children: "Children", say: Say | None = None) -> bool:
-        """Trains and evaluates; on failure keeps the reason, says it and returns False.
+        """Trains, evaluates and writes the record; on failure keeps the reason, says it and returns False.
 
         Args:
           places: of its data, by field of the config.
@@ -106,6 +124,7 @@ class Job:
                 self._failure_file.write_text(reason, encoding="utf-8")
                 print(f"{self.name}: {said or reason}", file=sys.stderr)
                 return False
+        record.write(self.run, self.scale, self.record)
         return True
 
 

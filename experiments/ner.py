@@ -89,7 +89,8 @@ def make_state(
 
 
 def make_loss(config: NerConfig, model: Tagger) -> LossFn:
-    """Loss, ``count`` (what the loss is averaged over: sentences or tokens), ``sentences`` and ``tokens``, all summed."""
+    """The task's sums: ``loss``, ``count`` (what it is averaged over: sentences or tokens), ``sentences``, ``tokens``, and of
+    these the ``right`` ones, whose tag the tagger predicts."""
 
     def loss_fn(variables: Mapping[str, Any], batch: Data, key: jax.Array, train: bool) -> tuple[Sums, Any]:
         lengths = jnp.where(batch["weights"] > 0, batch["lengths"], 0)  # padding is a sentence of no words
@@ -97,9 +98,12 @@ def make_loss(config: NerConfig, model: Tagger) -> LossFn:
         inputs = {**batch, "lengths": lengths}
         emissions, chain = apply(model, variables["params"], inputs, train=train, positions=batch["positions"], rngs=rngs)
         losses = sentence_losses(emissions, chain, batch["tags"], lengths)
+        found = decode(*jax.lax.stop_gradient((emissions, chain)), lengths)
+        inside = jnp.arange(found.shape[1])[None] < lengths[:, None]
+        right = jnp.sum(inside & (found == batch["tags"])).astype(jnp.float32)
         sentences, tokens = jnp.sum(batch["weights"]), jnp.sum(lengths).astype(jnp.float32)
         count = sentences if config.loss == "sentence" else tokens
-        return {"loss": jnp.sum(losses), "count": count, "sentences": sentences, "tokens": tokens}, {}
+        return {"loss": jnp.sum(losses), "count": count, "sentences": sentences, "tokens": tokens, "right": right}, {}
 
     return loss_fn
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from colnorm.checkpoint import RunDirectory, write_text
+from colnorm.checkpoint import write_text
 from colnorm.data.glove import Coverage
-from experiments import plotting, report
+from experiments import plotting, record, report
 from experiments.differences import differences
 
-Runs = Mapping[tuple[str, int], Path]
-"""The run directory of each finished row and seed."""
+Records = Mapping[tuple[str, int], Path]
+"""The record of each finished row and seed."""
 
 # Columns of the tables: figure, heading.
 IMAGE_COLUMNS = {
@@ -54,19 +54,19 @@ TEXTS = {
 }
 
 
-def write(results: Mapping[str, Any], runs: Runs, output: Path) -> Path:
+def write(results: Mapping[str, Any], records: Records, output: Path) -> Path:
     """Draws the pictures, writes both pages; returns ``index.html``.
 
     Args:
       results: of :func:`experiments.gather.gather`.
-      runs: where the rows' curves come from.
+      records: where the rows' curves come from.
       output: directory of the pages; pictures go into ``pictures`` below it.
     """
     import jinja2
 
     folder = output / "pictures"
     folder.mkdir(exist_ok=True)
-    pictures = draw(results, runs, folder)
+    pictures = draw(results, records, folder)
     cost = output / "crf_cost.json"
     context = {
         **results,
@@ -118,16 +118,16 @@ def _machines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 # ----------------------------------------------------------------------------------------------------------- pictures
 
 
-def draw(results: Mapping[str, Any], runs: Runs, folder: Path) -> dict[str, Path]:
+def draw(results: Mapping[str, Any], records: Records, folder: Path) -> dict[str, Path]:
     """Draws all pictures of what is finished; returns them by name: ``curves of bn`` say, or ``curves of report``."""
     finished = {row["name"]: row for row in results["rows"] if row["seeds"]}
 
     def label(row: Mapping[str, Any]) -> str:
         return row["name"] if len(results["scales"]) == 1 else f"{row['name']}, {row['scale']}"
 
-    histories = {
-        name: [RunDirectory.open(runs[name, seed["seed"]]).history() for seed in row["seeds"]] for name, row in finished.items()
-    }
+    opened = {key: record.read(path) for key, path in records.items()}
+    histories = {name: [opened[name, seed["seed"]]["history"] for seed in row["seeds"]] for name, row in finished.items()}
+    evaluated = {name: opened[name, row["seeds"][0]["seed"]]["evaluation"] for name, row in finished.items()}
     pictures: dict[str, Path] = {}
 
     def file(name: str) -> Path:
@@ -146,14 +146,15 @@ def draw(results: Mapping[str, Any], runs: Runs, folder: Path) -> dict[str, Path
                 pictures["features"] = plotting.draw_quantiles(means, PERCENTILES, file("features"))
         for name, row in finished.items():
             of_row = [file(name), file(f"confusion of {name}"), file(f"transitions of {name}")]
-            evaluation = runs[name, row["seeds"][0]["seed"]] / "evaluation.json"
+            drawn_from = records[name, row["seeds"][0]["seed"]]
             # After every run all rows come by here; what was drawn of an earlier one is still true.
-            if not (of_row[0].exists() and of_row[0].stat().st_mtime > evaluation.stat().st_mtime):
-                draw_row(row, histories[name][0], json.loads(evaluation.read_text(encoding="utf-8")), *of_row)
+            if not (of_row[0].exists() and of_row[0].stat().st_mtime > drawn_from.stat().st_mtime):
+                draw_row(row, histories[name][0], evaluated[name], *of_row)
             for kind, path in zip(("curves", "confusion", "transitions"), of_row, strict=True):
                 if path.exists():
                     pictures[f"{kind} of {name}"] = path
-        if calibrations := {label(finished[name]): of for name, of in _calibrations(finished, runs).items()}:
+        taggers = {name: row for name, row in finished.items() if row["task"] == "taggers"}
+        if calibrations := {label(row): evaluated[name]["splits"]["test"]["calibration"] for name, row in taggers.items()}:
             pictures["calibration"] = plotting.draw_calibration(calibrations, file("calibration"))
         sizes, epoch = batch_sizes(finished, histories)
         if sizes:
@@ -224,16 +225,6 @@ def batch_sizes(
         return float(np.mean(errors)), float(np.std(errors, ddof=1)) if len(errors) > 1 else 0.0
 
     return {name: {size: error(seeds) for size, seeds in sizes.items()} for name, sizes in found.items()}, epoch
-
-
-def _calibrations(finished: Mapping[str, Mapping[str, Any]], runs: Runs) -> dict[str, Any]:
-    """Of the taggers' first seeds."""
-    found = {}
-    for name, row in finished.items():
-        if row["task"] == "taggers":
-            file = runs[name, row["seeds"][0]["seed"]] / "evaluation.json"
-            found[name] = json.loads(file.read_text(encoding="utf-8"))["splits"]["test"]["calibration"]
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ filters

@@ -139,7 +139,7 @@ def draw_tagging_curves(history: History, path: Path, title: str, best_epoch: in
     figure, axes = _figure(1, 3, 14, 4)
     panels = {
         "loss": {"train": "train_loss", "validation": "validation_loss"},
-        "token accuracy": {"validation": "validation_accuracy"},
+        "token accuracy": {"train": "train_accuracy", "validation": "validation_accuracy"},
         "F1": {"validation, micro": "validation_micro_f1", "validation, macro": "validation_macro_f1"},
     }
     for axis, (name, lines) in zip(axes[0], panels.items(), strict=True):
@@ -234,9 +234,10 @@ def draw_calibration(calibrations: Mapping[str, Mapping[str, Any]], path: Path) 
 
 
 def draw_tagging_comparison(histories: Mapping[str, History], path: Path, title: str) -> Path:
-    """Training and validation loss, validation micro and macro F1 of several taggers, a colour each."""
-    figure, axes = _figure(2, 2, 11, 8)
-    panels = ("train_loss", "validation_loss", "validation_micro_f1", "validation_macro_f1")
+    """Training and validation loss and token accuracy, validation micro and macro F1 of several taggers, a colour each."""
+    figure, axes = _figure(3, 2, 11, 12)
+    of_both = [f"{split}_{name}" for name in ("loss", "accuracy") for split in ("train", "validation")]
+    panels = (*of_both, "validation_micro_f1", "validation_macro_f1")
     for axis, name in zip(axes.flat, panels, strict=True):
         for label, history in histories.items():
             axis.plot([r["epoch"] for r in history], [r[name] for r in history], marker=".", label=label)

@@ -88,15 +88,13 @@ def reproduce(command: Command) -> Path:
     if not command.page_only:
         scales, seeds = add_rows(scales, rows, scale, output), max(seeds, command.seeds)
     # Row after row within a seed: the first seed's page is whole before the second begins.
-    jobs = [
-        Job(ROWS[name], seed, scales[name], output / "runs" / f"{name}-seed{seed}") for seed in range(seeds) for name in scales
-    ]
+    jobs = [Job(ROWS[name], seed, scales[name], output) for seed in range(seeds) for name in scales]
     console = report.make_console()
 
     def write_page() -> Path:
         results = gather.gather(jobs)
         write_json(output / "results.json", results)
-        return page.write(results, {(job.row.name, job.seed): job.run for job in jobs if job.is_finished}, output)
+        return page.write(results, {(job.row.name, job.seed): job.record for job in jobs if job.is_finished}, output)
 
     failed = []
     if not command.page_only:

@@ -130,6 +130,7 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
             figures = tagging_figures(gold, predicted.tags)
             record = {
                 "train_loss": float(summed["loss"] / summed["count"]),
+                "train_accuracy": float(summed["right"] / summed["tokens"]),
                 "validation_loss": validation_loss,
                 "validation_accuracy": figures["accuracy"],
                 "validation_micro_f1": figures["micro"]["f1"],

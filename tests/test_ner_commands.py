@@ -9,6 +9,7 @@ import signal
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from seqeval.metrics import classification_report
@@ -17,6 +18,7 @@ from tiny_training import interrupt
 from colnorm import predict
 from colnorm.checkpoint import RunDirectory
 from colnorm.data import conll, sample, schemes
+from colnorm.training import eval_step
 from experiments import compare_ner, evaluate_ner, ner, tag, train_ner
 from experiments.configs import NEEDS_GLOVE, NER_PRESETS, NerConfig
 
@@ -74,6 +76,7 @@ def test_a_run_holds_config_tagger_records_checkpoints_and_a_picture(whole, data
     assert [record["epoch"] for record in records] == [1, 2, 3]
     assert all(np.isfinite(value) for record in records for value in record.values())
     assert records[-1]["train_loss"] < records[0]["train_loss"]
+    assert 0.2 < records[0]["train_accuracy"] < records[-1]["train_accuracy"] < 1
     assert records[-1]["validation_loss"] < records[0]["validation_loss"]
     assert [record["compile_seconds"] > 0 for record in records] == [True, False, False]
     fields, encoder = predict.read_tagger(whole)
@@ -113,6 +116,17 @@ def test_evaluation_is_seqeval_of_what_the_tagger_predicts(whole, data, predicto
     assert validation["loss"] == pytest.approx(best["validation_loss"], rel=1e-5)
     assert is_picture(whole / "entity_types.png")
     assert is_picture(whole / "transitions.png")
+
+
+def test_the_loss_counts_the_tokens_that_are_right(data, predictor):
+    sentences = conll.load(data).test
+    (arrays,) = ner.Split.make(sentences, predictor.encoder, 1).arrays
+    indices = jnp.asarray([*range(len(sentences)), -1, -1])  # padding counts nothing
+    loss_fn = ner.make_loss(NerConfig(), predictor.model)
+    sums = eval_step({"params": predictor.params}, arrays, indices, loss_fn=loss_fn)
+    tagged = predictor.tag_tokens([sentence.words for sentence in sentences])
+    pairs = [pair for s, t in zip(sentences, tagged, strict=True) for pair in zip(s.tags, t.tags, strict=True)]
+    assert sums["right"] == sum(gold == found for gold, found in pairs) and sums["tokens"] == len(pairs)
 
 
 def test_evaluation_keeps_predictions_calibration_and_the_chain(whole, data, predictor):

@@ -1,4 +1,4 @@
-"""The page of the study, from run directories as the commands leave them; looked at in a browser where there is one."""
+"""The page of the study, from records of runs as the commands leave them; looked at in a browser where there is one."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from experiments import gather, job, page, study
+from experiments import gather, job, page, record, study
 from experiments.differences import differences
 
 MACHINE = {"device": "cpu", "processor": "a <fast> one, 2 cores", "jax": "0.10.2"}
@@ -26,17 +26,17 @@ def finish(job, accuracy):
     (job.run / "machine.json").write_text(json.dumps(MACHINE | {"devices": job.seed + 1}))
     if job.row.needs_glove:
         (job.run / "vectors.json").write_text(json.dumps(COVERAGE))
-    records = []
+    history = []
     for epoch in (1, 2, 3):
-        record = {"epoch": epoch, "seconds": 2.0 * epoch, "compile_seconds": 1.0, "peak_memory_mib": 1000.0 + epoch}
+        entry = {"epoch": epoch, "seconds": 2.0 * epoch, "compile_seconds": 1.0, "peak_memory_mib": 1000.0 + epoch}
         for split in ("train", "validation"):
-            record |= {f"{split}_loss": 1 / epoch, f"{split}_accuracy": accuracy * epoch / 3}
+            entry |= {f"{split}_loss": 1 / epoch, f"{split}_accuracy": accuracy * epoch / 3}
         if taggers:
-            record |= {"validation_micro_f1": accuracy * epoch / 3, "validation_macro_f1": accuracy * epoch / 4}
+            entry |= {"validation_micro_f1": accuracy * epoch / 3, "validation_macro_f1": accuracy * epoch / 4}
         else:
-            record["feature_percentiles"] = sorted(rng.standard_normal(4).tolist())
-        records.append(record)
-    (job.run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+            entry["feature_percentiles"] = sorted(rng.standard_normal(4).tolist())
+        history.append(entry)
+    (job.run / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
     figures = {"loss": 0.5, "accuracy": accuracy}
     if taggers:
         means = {"precision": accuracy, "recall": accuracy, "f1": accuracy, "support": 40}
@@ -58,6 +58,7 @@ def finish(job, accuracy):
     else:
         evaluated["class_names"] = ["cat", "dog", "<b>"]
     (job.run / "evaluation.json").write_text(json.dumps(evaluated))
+    record.write(job.run, job.scale, job.record)
 
 
 ACCURACIES = {
@@ -78,7 +79,7 @@ def written(tmp_path_factory):
     """A study of a few rows and two seeds, of which one row failed and one was not begun; its results and directory."""
     output = tmp_path_factory.mktemp("study")
     rows = study.choose((*ACCURACIES, "ln", "best"))
-    jobs = [job.Job(row, seed, "full", output / "runs" / f"{row.name}-seed{seed}") for seed in (0, 1) for row in rows]
+    jobs = [job.Job(row, seed, "full", output) for seed in (0, 1) for row in rows]
     for each in jobs:
         if each.row.name in ACCURACIES:
             finish(each, ACCURACIES[each.row.name] + 0.01 * each.seed)
@@ -86,7 +87,7 @@ def written(tmp_path_factory):
     cost = {"what": "a CRF's step", "tags": [8, 16], "milliseconds": [1.0, 3.0], "gigaflops": [1.5, 2.0], "growth": [1.58]}
     (output / "crf_cost.json").write_text(json.dumps({**cost, "machine": MACHINE}))
     results = gather.gather(jobs)
-    path = page.write(results, {(each.row.name, each.seed): each.run for each in jobs if each.is_finished}, output)
+    path = page.write(results, {(each.row.name, each.seed): each.record for each in jobs if each.is_finished}, output)
     assert path == output / "index.html"
     return json.loads(json.dumps(results)), output  # results are JSON
 
@@ -161,7 +162,7 @@ def test_claims_are_checked_by_seed_and_by_sentence(written):
     assert claims.keys() == {"GloVe"}
     counts = [
         [
-            np.array(json.loads((written[1] / "runs" / f"{name}-seed{seed}" / "test_counts.json").read_text()))
+            np.array(record.read(written[1] / "records" / f"{name}-seed{seed}.json")["test_counts"])
             for name in ("glove", "random")
         ]
         for seed in (0, 1)
@@ -173,13 +174,15 @@ def test_claims_are_checked_by_seed_and_by_sentence(written):
 
 def test_rows_of_two_scales_say_so_and_are_not_compared(tmp_path):
     scales = {"gn": "full", "bn": "reduced", "glove": "reduced", "random": "full", "char": "reduced"}
-    jobs = [job.Job(study.ROWS[name], 0, scale, tmp_path / f"{name}-seed0") for name, scale in scales.items()]
+    jobs = [job.Job(study.ROWS[name], 0, scale, tmp_path) for name, scale in scales.items()]
     for each in jobs:
         finish(each, 0.8)
+    with pytest.raises(ValueError, match=r"gn-seed0.json is .* at scale full; the study has this row at scale reduced"):
+        gather.gather([job.Job(study.ROWS["gn"], 0, "reduced", tmp_path)])
     results = gather.gather(jobs)
     assert results["order"] == results["sameness"] == [] and [claim["what"] for claim in results["claims"]] == ["characters"]
     assert results["scales"] == {scale: study.SCALES[scale] for scale in ("reduced", "full")}
-    path = page.write(results, {(each.row.name, 0): each.run for each in jobs}, tmp_path)
+    path = page.write(results, {(each.row.name, 0): each.record for each in jobs}, tmp_path)
     seen = text_of(path.read_text())
     assert "Rows of two scales" in seen and "batch normalization, reduced" in seen and "16 groups, full" in seen
     assert "| `gn` 1.2.1 full |" in (tmp_path / "RESULTS.md").read_text()
@@ -203,13 +206,13 @@ def test_batch_sizes_are_compared_at_the_epoch_that_all_reached():
 
 def test_the_same_results_give_the_same_page(written, tmp_path):
     results, output = written
-    runs = {
-        (row["name"], s["seed"]): output / "runs" / f"{row['name']}-seed{s['seed']}"
+    records = {
+        (row["name"], s["seed"]): output / "records" / f"{row['name']}-seed{s['seed']}.json"
         for row in results["rows"]
         for s in row["seeds"]
     }
     shutil.copy(output / "crf_cost.json", tmp_path)
-    again = page.write(results, runs, tmp_path)
+    again = page.write(results, records, tmp_path)
     assert again.read_text() == (output / "index.html").read_text()
 
 

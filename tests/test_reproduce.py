@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def test_killed_twice_it_ends_with_the_same_figures(whole, tmp_path):
     assert figures(output) == {"nn": figures(whole[0])["nn"]}
 
 
-def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, capsys):
+def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, tmp_path, capsys):
     output, _ = whole
     before = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/metrics.jsonl")}
     page = (output / "index.html").read_text()
@@ -108,6 +109,13 @@ def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, capsys)
     assert (output / "index.html").read_text() == page
     assert reproduce.main(["--output", str(output), "--resume"]) == 0  # the rows that were begun
     assert "2 of 2 runs are done" in capsys.readouterr().out
+    # What the runs came to is enough, on this machine or another.
+    other = tmp_path / "other"
+    shutil.copytree(output, other, ignore=shutil.ignore_patterns("runs", "pictures", "index.html"))
+    assert reproduce.main(["--output", str(other), "--resume"]) == 0
+    assert "2 of 2 runs are done" in capsys.readouterr().out
+    assert (other / "index.html").read_text() == page and not list(other.glob("runs/*"))
+    assert str(output) not in "".join(path.read_text() for path in other.glob("records/*"))
     assert {path: path.stat().st_mtime_ns for path in output.glob("runs/*/metrics.jsonl")} == before
 
 
@@ -203,14 +211,22 @@ def test_the_reason_of_a_failure_is_one_line():
 
 def test_a_run_that_was_stopped_before_its_first_epoch_begins_anew(tmp_path, monkeypatch):
     """It may lack any of its files, so that nothing could go on with it."""
-    begun = job.Job(study.ROWS["random"], 0, "demo", tmp_path / "random-seed0")
-    begun.run.mkdir()
+    begun = job.Job(study.ROWS["random"], 0, "demo", tmp_path)
+    begun.run.mkdir(parents=True)
     (begun.run / "config.json").write_text("{}")
     done = []
+
+    def run(command, *_):
+        done.append((command, begun.run.exists()))
+        begun.run.mkdir(exist_ok=True)
+        for name in ("config.json", "evaluation.json", "machine.json"):
+            (begun.run / name).write_text("{}")
+        return 0
+
     children = job.Children()
-    monkeypatch.setattr(children, "run", lambda command, *_: done.append((command, begun.run.exists())) or 0)
+    monkeypatch.setattr(children, "run", run)
     assert begun.do({}, job.Place(), children)
-    assert [existed for _, existed in done] == [False, False]
+    assert [existed for _, existed in done] == [False, True] and begun.is_finished
     assert "--resume" not in done[0][0] and done[1][0] == ["experiments.evaluate_ner", str(begun.run)]
 
 
@@ -246,10 +262,10 @@ def test_two_rows_at_a_time_stop_together_and_end_as_alone(whole, tmp_path):
 
 
 def test_time_left_comes_from_the_epochs_that_were_trained(tmp_path):
-    jobs = [job.Job(row, 0, "demo", tmp_path / row.name) for row in study.choose(("nn", "bn", "random"))]
+    jobs = [job.Job(row, 0, "demo", tmp_path) for row in study.choose(("nn", "bn", "random"))]
     nn, bn, random = jobs
     assert reproduce.time_left(jobs, jobs) == (0, False)
-    nn.run.mkdir()
+    nn.run.mkdir(parents=True)
     (nn.run / "config.json").write_text("{}")
     (nn.run / "metrics.jsonl").write_text('{"seconds": 4.0}\n{"seconds": 2.0}\n')
     epochs = bn.row.config("demo").epochs

@@ -20,7 +20,7 @@ def test_the_command_of_a_row_makes_its_config(row, scale):
     commands = {preset: (text, module.Command(config)) for preset, (text, config) in presets.items()}
     read = tyro.extras.overridable_config_cli(commands, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     assert read.config == dataclasses.replace(row.config(scale), seed=3, **places)
-    assert read.run == Path("somewhere")
+    assert read.run == Path("somewhere/runs") / f"{row.name}-seed3"
 
 
 def test_at_full_scale_the_reports_rows_are_the_presets():
