@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from experiments import record
+from experiments.process import available_cores
 from experiments.study import Row, Scale
 
 Say = Callable[[str], None]
@@ -115,10 +116,12 @@ class Job:
             shutil.rmtree(self.run)  # stopped before its first epoch was stored: nothing to go on with
         for command in self.commands(places):
             errors = self.run.with_suffix(".stderr")
-            with open(errors, "w", encoding="utf-8") as file:
-                status = children.run(command, place, file, say)
-            said = errors.read_text(encoding="utf-8", errors="replace").strip()
-            errors.unlink()
+            try:
+                with open(errors, "w", encoding="utf-8") as file:
+                    status = children.run(command, place, file, say)
+                said = errors.read_text(encoding="utf-8", errors="replace").strip()
+            finally:
+                errors.unlink()
             if status:
                 reason = why(status, said)
                 self._failure_file.write_text(reason, encoding="utf-8")
@@ -156,11 +159,11 @@ def places_of(jobs: int) -> list[Place]:
     Raises:
       ValueError: fewer cores than jobs, or jobs below 1.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if jobs < 1 or jobs > (len(cores) or os.cpu_count() or 1):
-        raise ValueError(f"--jobs must be between 1 and the number of cores, {len(cores) or os.cpu_count()}, got {jobs}")
+    if not 1 <= jobs <= available_cores():
+        raise ValueError(f"--jobs must be between 1 and the number of cores, {available_cores()}, got {jobs}")
     if jobs == 1:
         return [Place()]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     ends = [len(cores) * number // jobs for number in range(jobs + 1)]
     return [Place(tuple(cores[start:end]), 1 / jobs) for start, end in itertools.pairwise(ends)]
 
@@ -175,9 +178,11 @@ def _flag(name: str, value: Any) -> list[str]:
     return [flag, str(value)]
 
 
-# Keeps a command to some cores, and asks Linux to kill it when whoever started it dies; elsewhere it would go on.
+# Keeps a command to some cores, and asks Linux to kill it when whoever started it dies; elsewhere it would go on. What a
+# script starts in the background ignores SIGINT, and so would the command, which is stopped by it.
 _START = """
-import os, runpy, sys
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if sys.platform.startswith("linux"):
     import ctypes
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
