@@ -137,7 +137,7 @@ def draw(results: Mapping[str, Any], records: Records, folder: Path) -> dict[str
         for key, task, title in GROUPS:
             rows = {name: row for name, row in finished.items() if _chapter(row) == key}
             means = {label(row): mean_history(histories[name]) for name, row in rows.items()}
-            if len(means) > 1:
+            if len(means) > 1 and max(map(len, means.values())) > 1:  # one epoch makes no curve
                 draw_all = plotting.draw_comparison if task == "images" else plotting.draw_tagging_comparison
                 pictures[f"curves of {key}"] = draw_all(means, file(f"curves of {key}"), f"{title}, means over seeds")
             if means and key == "report":

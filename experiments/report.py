@@ -122,5 +122,7 @@ def duration(seconds: float) -> str:
     """Seconds, minutes or hours, as suits."""
     if seconds < 100:
         return f"{seconds:.1f} s"
+    if seconds < 600:
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
