@@ -1,7 +1,7 @@
 """The whole study with one command: trains every row, evaluates it, and writes a page with every table and figure.
 
 python -m experiments.reproduce                                            # embedded data: half an hour on two cores
-python -m experiments.reproduce --data-dir DIR --scale reduced --jobs 2    # real data, few epochs: hours on two cores
+python -m experiments.reproduce --data-dir DIR --scale reduced --jobs 2    # real data, few epochs: two hours on two cores
 python -m experiments.reproduce --data-dir DIR --seeds 3 --resume          # the report's sizes; goes on where it was stopped
 
 DIR holds CIFAR-10 (binary or python version), GMB's ner_dataset.csv and glove.6B.100d.txt; --ner-data and --glove name them
