@@ -15,9 +15,9 @@ def differences(results: Mapping[str, Any]) -> list[str]:
     if "reduced" in scales:
         texts.append(
             "At the reduced scale training ends after few epochs, before the learning rate drops where it was to, and before "
-            "most rows have stopped improving: figures below the report's say little against it. Such short runs are noisy besides: "
-            "the same seed on another machine, which rounds sums otherwise, came out up to 2 points away for images after six "
-            "epochs, up to 4 after one, up to 0.4 for taggers."
+            "most rows have stopped improving: figures below the report's say little against it. Such short runs are noisy "
+            "besides: the same seed on another machine, which rounds sums otherwise, came out up to 2 points away for images "
+            "after six epochs, up to 4 after one, up to 0.4 for taggers."
         )
     coverages = [seed["vectors"] for row in results["rows"] for seed in row["seeds"] if seed["vectors"]]
     shares = [(of["exact_tokens"] + of["lowercased_tokens"]) / max(of["tokens"], 1) for of in coverages]
