@@ -53,8 +53,8 @@ def test_every_row_is_there_with_its_figures_and_pictures(results):
     assert len(pictures) >= 2 * len(study.ROWS) and all((RESULTS / "pictures" / name).exists() for name in pictures)
 
 
-def test_nothing_of_the_machine_but_its_name(results):
-    """No places of files, no text of a data set."""
+def test_nothing_of_the_machine_but_its_name():
+    """No places of files; small, as they are kept with the code."""
     for path in RESULTS.glob("records/*.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
         assert not [name for name, value in leaves(record).items() if isinstance(value, str) and "/" in value], path
