@@ -121,7 +121,7 @@ class Job:
                     status = children.run(command, place, file, say)
                 said = errors.read_text(encoding="utf-8", errors="replace").strip()
             finally:
-                errors.unlink()
+                errors.unlink(missing_ok=True)  # what stopped it is the error to see
             if status:
                 reason = why(status, said)
                 self._failure_file.write_text(reason, encoding="utf-8")
