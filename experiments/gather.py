@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import published, record, significance
+from experiments import published, significance
 from experiments.job import Job
 from experiments.study import IMAGE_ORDER, IMAGE_SAMENESS, SCALES, TAGGER_CLAIMS, Row
 
@@ -25,7 +25,7 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
     for name in dict.fromkeys(job.row.name for job in jobs):
         of_row = [job for job in jobs if job.row.name == name]
         row, scale = of_row[0].row, of_row[0].scale
-        seeds = [read_seed(record.read(job.record, scale), job.seed, row.task) for job in of_row if job.is_finished]
+        seeds = [read_seed(job.read_record(), job.seed, row.task) for job in of_row if job.is_finished]
         failures = {str(job.seed): job.failure for job in of_row if job.failure is not None}
         # Beside figures of other data, the report's would say nothing.
         comparable = scale != "demo" and all(seed["has_published_data"] for seed in seeds)
@@ -148,17 +148,17 @@ def check_claims(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     Rows of unlike scales are not compared.
     """
     scales = {job.row.name: job.scale for job in jobs}
-    records = {(job.row.name, job.seed): job.record for job in jobs if job.is_finished and job.row.task == "taggers"}
+    finished = {(job.row.name, job.seed): job for job in jobs if job.is_finished and job.row.task == "taggers"}
     counts: dict[tuple[str, int], np.ndarray] = {}
 
     def read(key: tuple[str, int]) -> np.ndarray:
         if key not in counts:
-            counts[key] = np.array(record.read(records[key])["test_counts"])
+            counts[key] = np.array(finished[key].read_record()["test_counts"])
         return counts[key]
 
     checked = []
     for better, worse, what in TAGGER_CLAIMS:
-        seeds = sorted(seed for name, seed in records if name == better and (worse, seed) in records)
+        seeds = sorted(seed for name, seed in finished if name == better and (worse, seed) in finished)
         if not seeds or scales[better] != scales[worse]:
             continue
         pairs = [(read((better, seed)), read((worse, seed))) for seed in seeds]

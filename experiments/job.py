@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import os
 import shlex
 import shutil
@@ -47,6 +48,29 @@ class Job:
     def is_finished(self) -> bool:
         return self.record.exists()
 
+    def read_record(self) -> dict[str, Any]:
+        """What :func:`experiments.record.read` finds there.
+
+        Raises:
+          ValueError: it is of another run than the study's: at another scale, or with another config, say
+            of a preset that has changed since.
+        """
+        stored = record.read(self.record)
+        if stored["scale"] != self.scale:
+            raise ValueError(
+                f"{self.record} is the record of a run at scale {stored['scale']}; the study has this row at scale {self.scale}"
+            )
+        config = json.loads(json.dumps(dataclasses.asdict(self.row.config(self.scale)))) | {"seed": self.seed}
+        shared = sorted(config.keys() & stored["config"].keys() - set(record.PLACES))
+        changed = [name for name in shared if config[name] != stored["config"][name]]
+        if changed:
+            details = ", ".join(f"{name} was {stored['config'][name]!r}, is {config[name]!r}" for name in changed)
+            raise ValueError(
+                f"{self.record} is of a run with another config than the row's: {details}; without that file, and the run "
+                f"{self.run} where it is there, --resume trains it anew"
+            )
+        return stored
+
     @property
     def failure(self) -> str | None:
         """Why the last attempt failed, None where it didn't."""
@@ -64,7 +88,7 @@ class Job:
 
         history: Sequence[Mapping[str, Any]] = ()
         if self.is_finished:
-            history = record.read(self.record)["history"]
+            history = self.read_record()["history"]
         elif is_run(self.run):
             history = RunDirectory.open(self.run).history()
         return [epoch["seconds"] for epoch in history]

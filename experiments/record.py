@@ -34,23 +34,17 @@ def write(run: Path, scale: Scale, path: Path) -> None:
     write_text(path, json.dumps(record) + "\n")
 
 
-def read(path: Path, scale: Scale | None = None) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """A record.
 
     Args:
       path: of its file.
-      scale: that it should have; None if any will do.
 
     Returns:
       ``scale``; ``config``; ``history``, the entries of the epochs; ``evaluation``; ``machine`` that trained it; of taggers
       ``vectors``, what was found of the vocabulary, and ``test_counts``, of :func:`colnorm.metrics.entity_counts`, else None.
-
-    Raises:
-      ValueError: it has another scale.
     """
     record: dict[str, Any] = _read(path)
-    if scale is not None and record["scale"] != scale:
-        raise ValueError(f"{path} is the record of a run at scale {record['scale']}; the study has this row at scale {scale}")
     return record
 
 

@@ -66,7 +66,8 @@ def reproduce(command: Command) -> Path:
     """Does what is left of the study and writes the page; returns the page.
 
     Raises:
-      ValueError: there is no such row, no data, or something stands in the output that is not to be gone on with.
+      ValueError: there is no such row, no data, or something stands in the output that is not to be gone on with; or
+        a record there is of another run than the row's.
       RuntimeError: some rows failed; the others are done.
     """
     from colnorm.checkpoint import write_json
@@ -89,6 +90,9 @@ def reproduce(command: Command) -> Path:
         scales, seeds = add_rows(scales, rows, scale, output), max(seeds, command.seeds)
     # Row after row within a seed: the first seed's page is whole before the second begins.
     jobs = [Job(ROWS[name], seed, scales[name], output) for seed in range(seeds) for name in scales]
+    for job in jobs:
+        if job.is_finished:
+            job.read_record()
     console = report.make_console()
 
     def write_page() -> Path:
@@ -111,6 +115,8 @@ def reproduce(command: Command) -> Path:
             counts = ", ".join(f"{count} rows {scale}" for scale, count in Counter(scales.values()).items())
             done = len(wanted) - len(waiting)
             console.print(f"{output}: {counts}; {seeds} seed(s); {done} of {len(wanted)} runs are done", soft_wrap=True)
+            if kept := [name for name in rows if scales[name] != (command.scale or scales[name])]:
+                console.print(f"begun at another scale than {scale}, which they keep: {', '.join(kept)}", soft_wrap=True)
             children = Children([lock])
             do_jobs(waiting, data, places, children, console, jobs, after=write_page)
             failed = [job.name for job in jobs if job.failure is not None]

@@ -172,13 +172,27 @@ def test_claims_are_checked_by_seed_and_by_sentence(written):
     assert claims["GloVe"]["mean"] == pytest.approx(np.mean([a - b for a, b in scores]))
 
 
+def test_a_record_of_another_run_is_refused(tmp_path):
+    of_row = job.Job(study.ROWS["gn"], 0, "full", tmp_path)
+    finish(of_row, 0.8)
+    with pytest.raises(ValueError, match=r"gn-seed0.json is .* at scale full; the study has this row at scale reduced"):
+        gather.gather([job.Job(study.ROWS["gn"], 0, "reduced", tmp_path)])
+    stored = record.read(of_row.record)
+    # Options that came later or are gone, and places, make no other run.
+    stored["config"] |= {"gone": 1, "data_dir": "there", "decay_epochs": [20], "learning_rate": 0.1}
+    of_row.record.write_text(json.dumps(stored))
+    assert of_row.read_record() == stored
+    stored["config"] |= {"seed": 2, "learning_rate": 0.2}
+    of_row.record.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"gn-seed0.json .*: learning_rate was 0.2, is 0.1, seed was 2, is 0; .*gn-seed0"):
+        gather.gather([of_row])
+
+
 def test_rows_of_two_scales_say_so_and_are_not_compared(tmp_path):
     scales = {"gn": "full", "bn": "reduced", "glove": "reduced", "random": "full", "char": "reduced"}
     jobs = [job.Job(study.ROWS[name], 0, scale, tmp_path) for name, scale in scales.items()]
     for each in jobs:
         finish(each, 0.8)
-    with pytest.raises(ValueError, match=r"gn-seed0.json is .* at scale full; the study has this row at scale reduced"):
-        gather.gather([job.Job(study.ROWS["gn"], 0, "reduced", tmp_path)])
     results = gather.gather(jobs)
     assert results["order"] == results["sameness"] == [] and [claim["what"] for claim in results["claims"]] == ["characters"]
     assert results["scales"] == {scale: study.SCALES[scale] for scale in ("reduced", "full")}

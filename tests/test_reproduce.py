@@ -157,6 +157,11 @@ def test_what_cant_be_done_is_refused_at_once(whole, tmp_path, capsys):
     assert "need --ner-data; there is no" in missing and "ner_dataset.csv" in missing
     missing = refused("--ner-data", str(tmp_path / "none.csv"), "--rows", "random", "--output", str(tmp_path / "e"))
     assert "none.csv does not exist" in missing  # and no sample was taken in its place
+    changed = tmp_path / "changed"
+    shutil.copytree(output, changed, ignore=shutil.ignore_patterns("runs"))
+    (of_nn,) = changed.glob("records/nn-*")
+    of_nn.write_text(of_nn.read_text().replace('"learning_rate": 0.01', '"learning_rate": 0.02', 1))
+    assert "nn-seed0.json is of a run with another config" in refused("--output", str(changed), "--resume")
     assert "holds no study" in refused("--page-only", "--output", str(tmp_path / "f"))
     assert not any((tmp_path / name).exists() for name in "abcdef")  # what is mended can be tried again
 
