@@ -108,6 +108,7 @@ def test_figures_are_means_over_seeds_beside_the_reports(written):
     assert "not trained yet" in seen and "a &lt;fast&gt; one, 2 cores" in seen
     texts = differences(results)
     assert any("80 of the 200 words, which are 80.0% of the training tokens" in text for text in texts)
+    assert any("At its learning rate of 1, bn" in text for text in texts)
     assert not any("training ends after few epochs" in text for text in texts)  # nothing of scales that aren't there
     for text in (*texts, *page.TEXTS.values()):
         assert text in seen.replace("&#39;", "'") and text in (output / "RESULTS.md").read_text()
@@ -195,6 +196,8 @@ def test_rows_of_two_scales_say_so_and_are_not_compared(tmp_path):
         finish(each, 0.8)
     results = gather.gather(jobs)
     assert results["order"] == results["sameness"] == [] and [claim["what"] for claim in results["claims"]] == ["characters"]
+    about = " ".join(differences(gather.gather([each for each in jobs if each.row.name != "gn"])))
+    assert "two other public implementations" in about and "At its learning rate of 1, bn" not in about  # no image row at full
     assert results["scales"] == {scale: study.SCALES[scale] for scale in ("reduced", "full")}
     path = page.write(results, {(each.row.name, 0): each.record for each in jobs}, tmp_path)
     seen = text_of(path.read_text())
