@@ -47,6 +47,16 @@ def _epochs_axis(axis: Any, ylabel: str) -> None:
     axis.grid(alpha=0.3)
 
 
+def _plot_runs(axis: Any, histories: Mapping[str, History], name: str) -> None:
+    """A line a run. The first tenth of its epochs may run out of the picture: in view, it would press the others together."""
+    for label, history in histories.items():
+        axis.plot([r["epoch"] for r in history], [r[name] for r in history], marker=".", label=label)
+    seen = [r[name] for history in histories.values() for r in history[len(history) // 10 :]]
+    if seen and (height := max(seen) - min(seen)):
+        axis.set_ylim(min(seen) - 0.05 * height, max(seen) + 0.05 * height)
+    _epochs_axis(axis, name.replace("_f1", " F1").replace("_", " "))
+
+
 def draw_lines(
     x: Sequence[float], curves: Mapping[str, Sequence[float]], path: Path, title: str, xlabel: str, ylabel: str
 ) -> Path:
@@ -84,9 +94,7 @@ def draw_comparison(histories: Mapping[str, History], path: Path, title: str) ->
     figure, axes = _figure(2, 2, 11, 8)
     for row, split in zip(axes, ("train", "validation"), strict=True):
         for axis, name in zip(row, ("loss", "accuracy"), strict=True):
-            for label, history in histories.items():
-                axis.plot([r["epoch"] for r in history], [r[f"{split}_{name}"] for r in history], marker=".", label=label)
-            _epochs_axis(axis, f"{split} {name}")
+            _plot_runs(axis, histories, f"{split}_{name}")
     axes[0, 0].legend(ncols=2)
     figure.suptitle(title)
     return _save(figure, path)
@@ -239,9 +247,7 @@ def draw_tagging_comparison(histories: Mapping[str, History], path: Path, title:
     of_both = [f"{split}_{name}" for name in ("loss", "accuracy") for split in ("train", "validation")]
     panels = (*of_both, "validation_micro_f1", "validation_macro_f1")
     for axis, name in zip(axes.flat, panels, strict=True):
-        for label, history in histories.items():
-            axis.plot([r["epoch"] for r in history], [r[name] for r in history], marker=".", label=label)
-        _epochs_axis(axis, name.replace("_f1", " F1").replace("_", " "))
+        _plot_runs(axis, histories, name)
     axes[0, 0].legend(ncols=2)
     figure.suptitle(title)
     return _save(figure, path)
