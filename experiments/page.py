@@ -248,8 +248,10 @@ def _plain(value: float, digits: int) -> str:
     return f"{100 * value:.{digits}f}"
 
 
-def _verdict(claim: Mapping[str, Any]) -> str:
-    """What the interval of a difference says."""
+def _verdict(claim: Mapping[str, Any], over_sentences: bool = False) -> str:
+    """What the interval of a difference says. One over test sentences knows nothing of seeds, which may disagree."""
+    if over_sentences and 0 < claim["held"] < claim["seeds"]:
+        return "not decided: seeds disagree"
     said = "first better" if claim["low"] > 0 else "second better" if claim["high"] < 0 else "not decided"
     return said if claim["seeds"] > 1 else f"{said}, in this seed"
 

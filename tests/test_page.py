@@ -173,6 +173,18 @@ def test_claims_are_checked_by_seed_and_by_sentence(written):
     assert claims["GloVe"]["mean"] == pytest.approx(np.mean([a - b for a, b in scores]))
 
 
+def test_a_verdict_is_no_surer_than_the_seeds():
+    def verdict(over_sentences=True, **claim):
+        return page.FILTERS["verdict"](claim, over_sentences)
+
+    assert verdict(low=0.1, high=0.2, held=3, seeds=3) == "first better"
+    assert verdict(low=-0.2, high=-0.1, held=0, seeds=3) == "second better"
+    assert verdict(low=-0.2, high=-0.1, held=0, seeds=1) == "second better, in this seed"
+    assert verdict(low=-0.1, high=0.2, held=3, seeds=3) == "not decided"
+    assert verdict(low=0.1, high=0.2, held=2, seeds=3) == "not decided: seeds disagree"
+    assert verdict(over_sentences=False, low=0.1, high=0.2, held=2, seeds=3) == "first better"  # an interval over seeds
+
+
 def test_a_record_of_another_run_is_refused(tmp_path):
     of_row = job.Job(study.ROWS["gn"], 0, "full", tmp_path)
     finish(of_row, 0.8)
