@@ -1,6 +1,6 @@
 """Puts taggers side by side: a table with the report's figures beside ours, and the curves of all together.
 
-python -m experiments.compare_ner runs/ner_dataset-* --output results/gmb
+python -m experiments.compare_ner runs/ner_dataset-* --output runs/comparison
 """
 
 import dataclasses
