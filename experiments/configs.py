@@ -138,6 +138,9 @@ class NerConfig:
     """Size of word embeddings drawn at random; with --glove the file says it."""
     glove: str | None = None
     """GloVe text file with the word embeddings to begin with; they are trained on."""
+    vector_words: int = 0
+    """Of the first words of --glove this many are known even where training data lacks them, with their vectors; all of
+    glove.6B are 400000. Each costs a row of the embedding, its gradient and its momentum."""
     lowercase: bool = False
     """Words that differ only in case share an embedding."""
     fold_digits: bool = False

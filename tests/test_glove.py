@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from colnorm.data.glove import Coverage, read_vectors
+from colnorm.data.glove import Coverage, read_vectors, read_words
 from colnorm.data.vocabulary import PADDING, UNKNOWN, Vocabulary
 
 
@@ -47,6 +47,31 @@ def test_a_vocabulary_in_lower_case_finds_its_own_texts(tmp_path):
     vectors = read_vectors(write(tmp_path / "f", "London 1 2\nthe 3 4\n"), vocabulary)
     assert vectors.found.tolist() == [False, False, False, True]
     assert (vectors.exact, vectors.lowercased) == (1, 0)
+
+
+def test_words_that_training_lacks_have_their_vectors_and_no_part_in_the_coverage(tmp_path, vocabulary):
+    path = write(tmp_path / "f", TEXT)
+    plain, more = read_vectors(path, vocabulary), read_vectors(path, vocabulary.extended(read_words(path)))
+    np.testing.assert_array_equal(more.matrix[6:], [[4, 5, 6], [0, 0, 0], [0, 0, 1]])  # london, other, oslo
+    assert more.found[6:].all() and more.coverage == plain.coverage
+    np.testing.assert_array_equal(more.matrix[2:5], plain.matrix[2:5])
+    np.testing.assert_array_equal(more.found[:6], plain.found)
+
+
+def test_the_words_of_a_file(tmp_path):
+    words = ["the", ". . .", "london", "\x85", "the"]
+    text = "".join(f"{word} 1 2\n" for word in words)
+    path = write(tmp_path / "f", "\ufeff" + text.replace("\n", " \r\n"))
+    assert read_words(write(tmp_path / "g", "5 2\n" + text)) == words
+    assert [read_words(path, limit) for limit in (0, 1, 3)] == [[], words[:1], words[:3]]
+    assert read_words(path, 9) == words
+    assert read_words(write(tmp_path / "empty", "")) == []
+    broken = write(tmp_path / "broken", "x 1 2\ny 1\n")
+    assert read_words(broken, 1) == ["x"]
+    with pytest.raises(ValueError, match=r"broken:2: expected a word and 2 numbers, got 1 numbers"):
+        read_words(broken)
+    with pytest.raises(ValueError, match="a limit >= 0, got -1"):
+        read_words(path, -1)
 
 
 def test_the_order_of_the_file_does_not_matter(tmp_path, vocabulary):

@@ -194,10 +194,14 @@ def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path,
     words = sorted({word for sentence in conll.load(data).train for word in sentence.words})[:40]
     rng = np.random.default_rng(0)
     lines = [f"{word} " + " ".join(f"{value:.4f}" for value in rng.standard_normal(7)) for word in words]
+    lines.insert(40, "zyxwv 1 2 3 4 5 6 7")  # training lacks it
+    lines.append("vwxyz 1 2 3 4 5 6 7")
     (tmp_path / "vectors.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     run = tmp_path / "run"
     arguments = [
         "glove",
+        "--vector-words",
+        "41",
         "--hidden",
         "8",
         "--layer-norm",
@@ -218,7 +222,11 @@ def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path,
     assert evaluate_ner.main([str(run)]) == 0
     evaluated = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     assert "chain" not in evaluated and evaluated["splits"]["test"]["calibration"]["bins"]
-    sentences = predict.load(run).tag(TEXT)
+    tagger = predict.load(run)
+    vocabulary, embedding = tagger.encoder.words, tagger.params["word_embedding"]["embedding"]
+    assert vocabulary.tokens[-1] == "zyxwv" and "Zyxwv" in vocabulary and "vwxyz" not in vocabulary
+    np.testing.assert_allclose(embedding[-1], [1, 2, 3, 4, 5, 6, 7], rtol=1e-3)  # but for weight decay
+    sentences = tagger.tag(TEXT)
     assert [len(sentence.tokens) for sentence in sentences] == [8, 10]
     assert not (run / "transitions.png").exists()
 
@@ -307,6 +315,7 @@ def test_resume_refuses_other_data(whole, data, tmp_path, capsys):
         (["crf", "--data", "sample"], "crf starts from GloVe vectors: name their file with --glove"),
         (["random", "--data", "nowhere.csv"], "nowhere.csv: expected 'sample', a .csv file or a directory"),
         (["glove", "--glove", "nothing.txt"], "nothing.txt"),
+        (["random", "--vector-words", "9"], "--vector-words are words of the file that --glove names, and there is none"),
         (["random", "--batch-size", "3", "--devices", "2"], "a batch of 3 can't be split evenly over 2 devices"),
     ],
 )

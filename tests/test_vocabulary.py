@@ -103,6 +103,26 @@ def test_build_matches_a_counter(sequences, min_count, lowercase, fold_digits, m
             assert (token in vocabulary) == (index != UNKNOWN)
 
 
+def test_entries_never_seen_come_last_and_are_found_in_lower_case_too():
+    seen = Vocabulary.build([["the", "The", "Oslo", "the"]])
+    vocabulary = seen.extended(iter(["oslo", "paris", "the", "<unk>", "Rome", "paris"]))
+    assert vocabulary.tokens == ["<pad>", "<unk>", "the", "Oslo", "The", "oslo", "paris", "Rome"]
+    assert vocabulary.counts.tolist() == [0, 0, 2, 1, 1, 0, 0, 0]
+    ids = vocabulary.encode(["Oslo", "OSLO", "Paris", "THE", "ROME", "Rome", "<UNK>"])
+    assert ids.tolist() == [3, 5, 6, UNKNOWN, UNKNOWN, 7, UNKNOWN]  # a seen word's lower case is a word of its own
+    assert "PARIS" in vocabulary and "PARIS" not in seen and "ROME" not in vocabulary
+    assert seen == Vocabulary.build([["the", "The", "Oslo", "the"]])  # as it was
+    again = Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json())))
+    assert again == vocabulary and again.encode(["Paris"]).item() == 6
+    assert vocabulary.extended([]) == vocabulary.extended(["paris"]) == vocabulary
+
+
+def test_entries_never_seen_are_normalized():
+    vocabulary = Vocabulary.build([["1990"]], lowercase=True, fold_digits=True).extended(["2013", "Oslo", "B2", "b3"])
+    assert vocabulary.tokens[2:] == ["0000", "oslo", "b0"]
+    assert Vocabulary([], []).extended(["B2"]).tokens[2:] == ["B2"]
+
+
 def test_json_round_trip_and_equality():
     vocabulary = Vocabulary.build([["É", "x", "\u2028", "1", "x"]], lowercase=True, fold_digits=True)
     again = Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json())))

@@ -1,17 +1,20 @@
 """Pretrained word vectors in text form, as GloVe and word2vec publish them, for the words of a vocabulary."""
 
 import codecs
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from colnorm.data.vocabulary import PADDING, UNKNOWN, Vocabulary
+from colnorm.data.vocabulary import PADDING, Vocabulary
 
 
 class Coverage(NamedTuple):
-    """How many of a vocabulary's `entries` have a vector under their own text, and how many only in lower case.
+    """How many of a vocabulary's `entries` that training data has have a vector under their own text, and how many only
+    in lower case.
 
     `tokens`, `exact_tokens` and `lowercased_tokens` are the same weighted by the vocabulary's counts.
     """
@@ -72,6 +75,41 @@ def read_vectors(path: str | os.PathLike[str], vocabulary: Vocabulary, seed: int
     entries = [token if index != PADDING else "" for index, token in enumerate(vocabulary.tokens)]
     wanted = {token for token in entries if token} | {token.lower() for token in entries if token}
     vectors: dict[str, np.ndarray] = {}
+    for place, word, line, width in _lines(path):
+        if word in wanted and word not in vectors:
+            vectors[word] = _numbers(place, line.rsplit(b" ", width)[1:])
+    if not vectors:
+        got = "none of them" if path.stat().st_size else "an empty file"
+        raise ValueError(f"{path}: expected vectors of words among the vocabulary's {len(entries) - 2}, got {got}")
+
+    texts = [token if token in vectors else token.lower() for token in entries]
+    found = np.array([text in vectors for text in texts])
+    stored = np.stack([vectors[text] for text in texts if text in vectors])
+    std = float(np.std(stored, dtype=np.float64))
+    matrix = np.random.default_rng(seed).standard_normal((len(entries), width), np.float32) * np.float32(std)
+    matrix[found] = stored
+    matrix[PADDING] = 0
+
+    counted = vocabulary.counts > 0
+    exact = found & np.array([token == text for token, text in zip(entries, texts, strict=True)])
+    chosen = (counted, counted & exact, counted & found & ~exact)
+    numbers = [int(np.sum(which)) for which in chosen] + [int(np.sum(vocabulary.counts[which])) for which in chosen]
+    return Vectors(matrix, found, Coverage(*numbers))
+
+
+def read_words(path: str | os.PathLike[str], limit: int | None = None) -> list[str]:
+    """The words of the first `limit` vectors of a file as :func:`read_vectors` takes it, of all by default.
+
+    Raises ValueError, with file and line, for what :func:`read_vectors` refuses there, except for numbers, which are not
+    looked at; and unless limit >= 0.
+    """
+    if limit is not None and limit < 0:
+        raise ValueError(f"expected a limit >= 0, got {limit}")
+    return [word for _, word, _, _ in itertools.islice(_lines(Path(path)), limit)]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, bytes, int]]:
+    """For each vector the place to name in an error, the word, the line without its end, and how many numbers end it."""
     width = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -96,25 +134,7 @@ def read_vectors(path: str | os.PathLike[str], vocabulary: Vocabulary, seed: int
                 word = raw.decode()
             except UnicodeDecodeError:
                 raise ValueError(f"{path}:{number}: expected a word in utf-8, got {raw!r}") from None
-            if word in wanted and word not in vectors:
-                vectors[word] = _numbers(f"{path}:{number}", line.rsplit(b" ", width)[1:])
-    if not vectors:
-        got = "none of them" if width else "an empty file"
-        raise ValueError(f"{path}: expected vectors of words among the vocabulary's {len(entries) - 2}, got {got}")
-
-    texts = [token if token in vectors else token.lower() for token in entries]
-    found = np.array([text in vectors for text in texts])
-    stored = np.stack([vectors[text] for text in texts if text in vectors])
-    std = float(np.std(stored, dtype=np.float64))
-    matrix = np.random.default_rng(seed).standard_normal((len(entries), width), np.float32) * np.float32(std)
-    matrix[found] = stored
-    matrix[PADDING] = 0
-
-    counted = np.arange(len(entries)) > UNKNOWN
-    exact = found & np.array([token == text for token, text in zip(entries, texts, strict=True)])
-    chosen = (counted, counted & exact, counted & found & ~exact)
-    numbers = [int(np.sum(which)) for which in chosen] + [int(np.sum(vocabulary.counts[which])) for which in chosen]
-    return Vectors(matrix, found, Coverage(*numbers))
+            yield f"{path}:{number}", word, line, width
 
 
 def _is_number(field: bytes) -> bool:

@@ -18,11 +18,12 @@ _DIGIT = re.compile(r"\d")  # decimal digits of every script
 class Vocabulary:
     """Texts with ids: words, or characters, which are the texts of a word.
 
-    Id 0 is padding and 1 stands for every text that has no entry. Texts are looked up as `normalize` makes them.
+    Id 0 is padding and 1 stands for every text that has no entry. Texts are looked up as `normalize` makes them; where that
+    has no entry, the text in lower case counts if it is one of those never seen (`extended`).
 
     Attributes:
       tokens: the text of each id, "<pad>" and "<unk>" first. These two are no entries: looked up, they are unknown.
-      counts: (len(self),) int64, how often each entry was seen; 0 for the two.
+      counts: (len(self),) int64, how often each entry was seen; 0 for the two and for entries never seen.
       lowercase, fold_digits: what `normalize` does.
     """
 
@@ -37,6 +38,7 @@ class Vocabulary:
         self.lowercase = lowercase
         self.fold_digits = fold_digits
         self._ids = {token: index for index, token in enumerate(entries, len(_SPECIAL))}
+        self._unseen = {token: index for token, index in self._ids.items() if not self.counts[index]}
         if len(self._ids) != len(entries) or not self._ids.keys().isdisjoint(_SPECIAL):
             repeated = [token for token, times in Counter(self.tokens).items() if times > 1]
             raise ValueError(f"expected distinct entries other than {' and '.join(_SPECIAL)}, got repeated {repeated[:5]}")
@@ -67,17 +69,33 @@ class Vocabulary:
         kept = sorted(kept, key=lambda entry: (-entry[1], entry[0]))[:max_size]
         return cls([token for token, _ in kept], [count for _, count in kept], lowercase, fold_digits)
 
+    def extended(self, tokens: Iterable[str]) -> "Vocabulary":
+        """This vocabulary and after it those of `tokens` that have no entry, normalized, in order: as never seen.
+
+        Of use for words that have a pretrained vector but don't come in training data. They are found in lower case too,
+        as :func:`~colnorm.data.glove.read_vectors` finds vectors: of "oslo" added, "Oslo" is no longer unknown.
+        """
+        added = dict.fromkeys(self.normalize(token) for token in tokens)
+        entries = [token for token in added if token not in self._ids and token not in _SPECIAL]
+        seen = self.tokens[len(_SPECIAL) :], self.counts[len(_SPECIAL) :].tolist()
+        return Vocabulary([*seen[0], *entries], [*seen[1], *[0] * len(entries)], self.lowercase, self.fold_digits)
+
     def normalize(self, token: str) -> str:
         """`token` in lower case if `lowercase`, with every decimal digit of any script as "0" if `fold_digits`."""
         return _normalize(token, self.lowercase, self.fold_digits)
 
     def encode(self, tokens: Iterable[str]) -> np.ndarray:
         """The ids (n,) int32 of `tokens`, 1 for the unknown."""
-        return np.array([self._ids.get(self.normalize(token), UNKNOWN) for token in tokens], np.int32)
+        return np.array([self._find(token) for token in tokens], np.int32)
+
+    def _find(self, token: str) -> int:
+        normal = self.normalize(token)
+        index = self._ids.get(normal)
+        return self._unseen.get(normal.lower(), UNKNOWN) if index is None else index
 
     def __contains__(self, token: str) -> bool:
-        """Whether `token`, normalized, has an entry."""
-        return self.normalize(token) in self._ids
+        """Whether `token` is known: has an id other than that of unknown texts."""
+        return self._find(token) != UNKNOWN
 
     def __len__(self) -> int:
         """The number of ids, the two without an entry included."""
