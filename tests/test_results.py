@@ -8,7 +8,7 @@ import pytest
 
 from experiments import gather, job, page, reproduce, study
 
-RESULTS = Path(__file__).parents[1] / "results" / "study"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def leaves(value, name=""):
@@ -25,14 +25,19 @@ def measured(results):
     return {"rows": rows, **{name: results[name] for name in ("order", "sameness", "claims")}}
 
 
+@pytest.fixture(scope="module", params=sorted(path.parent.name for path in RESULTS.glob("*/study.json")))
+def directory(request):
+    return RESULTS / request.param
+
+
 @pytest.fixture(scope="module")
-def results():
-    return json.loads((RESULTS / "results.json").read_text(encoding="utf-8"))
+def results(directory):
+    return json.loads((directory / "results.json").read_text(encoding="utf-8"))
 
 
-def test_figures_are_those_of_the_records(results):
-    scales, seeds = reproduce.read_study(RESULTS, going_on=True)
-    jobs = [job.Job(study.ROWS[name], seed, scales[name], RESULTS) for seed in range(seeds) for name in scales]
+def test_figures_are_those_of_the_records(directory, results):
+    scales, seeds = reproduce.read_study(directory, going_on=True)
+    jobs = [job.Job(study.ROWS[name], seed, scales[name], directory) for seed in range(seeds) for name in scales]
     found, stored = leaves(measured(json.loads(json.dumps(gather.gather(jobs))))), leaves(measured(results))
     assert found.keys() == stored.keys()
     for path, value in found.items():
@@ -41,21 +46,28 @@ def test_figures_are_those_of_the_records(results):
         assert stored[path] == expected, path
 
 
-def test_every_row_is_there_with_its_figures_and_pictures(results):
-    assert [row["name"] for row in results["rows"]] == list(study.ROWS)
-    assert all(row["seeds"] and not row["failures"] for row in results["rows"])
-    text = (RESULTS / "RESULTS.md").read_text(encoding="utf-8")
-    for row in results["rows"]:
+def test_every_row_is_there_with_its_figures_and_pictures(directory, results):
+    rows = results["rows"]
+    assert [row["name"] for row in rows] == list(reproduce.read_study(directory, going_on=True)[0])
+    assert all(row["seeds"] and not row["failures"] for row in rows)
+    text = (directory / "RESULTS.md").read_text(encoding="utf-8")
+    for row in rows:
         figure = "test micro F1" if row["task"] == "taggers" else "test accuracy"
         (line,) = re.findall(rf"^\| `{row['name']}` .*$", text, re.MULTILINE)
         assert page.FILTERS["percent"](row["figures"][figure]) in line
     pictures = re.findall(r"\]\(pictures/([^)]*)\)", text)
-    assert len(pictures) >= 2 * len(study.ROWS) and all((RESULTS / "pictures" / name).exists() for name in pictures)
+    assert len(pictures) >= 2 * len(rows) and all((directory / "pictures" / name).exists() for name in pictures)
+
+
+def test_the_whole_study_is_there():
+    assert list(reproduce.read_study(RESULTS / "study", going_on=True)[0]) == list(study.ROWS)
 
 
 def test_nothing_of_the_machine_but_its_name():
     """No places of files; small, as they are kept with the code."""
-    for path in RESULTS.glob("records/*.json"):
+    records = sorted(RESULTS.glob("*/records/*.json"))
+    assert len(records) >= len(study.ROWS)
+    for path in records:
         record = json.loads(path.read_text(encoding="utf-8"))
         assert not [name for name, value in leaves(record).items() if isinstance(value, str) and "/" in value], path
         assert path.stat().st_size < 200_000
