@@ -209,7 +209,7 @@ def test_rows_of_two_scales_say_so_and_are_not_compared(tmp_path):
     results = gather.gather(jobs)
     assert results["order"] == results["sameness"] == [] and [claim["what"] for claim in results["claims"]] == ["characters"]
     about = " ".join(differences(results))
-    assert "two other public implementations" in about and "group normalization stops at epoch 20" in about
+    assert "two other public implementations" in about and "group normalization is said to stop at epoch 20" in about
     assert "At its learning rate of 1, bn" not in about  # bn isn't at full
     of_one = " ".join(differences(gather.gather([each for each in jobs if each.row.name == "random"])))
     assert "144,919" in of_one and "group normalization" not in of_one
