@@ -118,7 +118,7 @@ def draw_quantiles(histories: Mapping[str, History], percentiles: Sequence[int],
             )
         axis.set_title(label)
         _epochs_axis(axis, "feature")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), title="percentile", loc="outside right upper")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), title="percentile", loc="outside right center")
     figure.suptitle("Features that enter the last activation, a fixed validation batch")
     return _save(figure, path)
 
