@@ -51,7 +51,7 @@ def differences(results: Mapping[str, Any]) -> list[str]:
     if ("taggers", "full") in trained:
         texts.append(
             "But for the five of its CRF it doesn't say how many epochs its taggers were trained. At full size ours passed its "
-            "validation figures in epochs 3 to 13 and went on improving until epochs 32 to 60, to where two other public "
+            "validation micro F1 within 13 epochs and went on improving until epochs 32 to 60, to where two other public "
             "implementations are: where ours end above the report's, length of training is the likeliest reason."
         )
     if any(row["scale"] == "full" and row["name"] in ("bn", "in", "bin") for row in results["rows"]):
