@@ -13,7 +13,7 @@ from colnorm import Tagger, optimizers, predict
 from colnorm.data.batching import Bucket, evaluation_plan, make_buckets
 from colnorm.data.conll import Sentence, TaggingData
 from colnorm.data.encoding import Encoder
-from colnorm.data.glove import Vectors
+from colnorm.data.glove import Vectors, read_words
 from colnorm.data.schemes import entities
 from colnorm.tagger import apply, decode, sentence_losses, with_word_vectors
 from colnorm.training import Data, LossFn, Sums, TrainState, create_state, take_batch
@@ -21,8 +21,12 @@ from experiments.configs import NerConfig
 
 
 def make_encoder(config: NerConfig, data: TaggingData) -> Encoder:
-    """The vocabularies of the training sentences."""
-    return Encoder.build(
+    """The vocabularies of the training sentences, with the words of ``config.glove`` that are to be known besides.
+
+    Raises:
+      ValueError: there is no such file to take them from, or something is wrong with it.
+    """
+    encoder = Encoder.build(
         (sentence.words for sentence in data.train),
         data.tag_names,
         min_count=config.min_count,
@@ -32,6 +36,11 @@ def make_encoder(config: NerConfig, data: TaggingData) -> Encoder:
         word_length=config.word_length,
         shapes=config.shape_features > 0,
     )
+    if not config.vector_words:
+        return encoder
+    if config.glove is None:
+        raise ValueError("--vector-words are words of the file that --glove names, and there is none")
+    return dataclasses.replace(encoder, words=encoder.words.extended(read_words(config.glove, config.vector_words)))
 
 
 def tagger_fields(config: NerConfig, encoder: Encoder, word_features: int) -> dict[str, Any]:

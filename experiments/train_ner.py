@@ -46,7 +46,7 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
     from colnorm.checkpoint import RunDirectory, write_json
     from colnorm.data import conll
     from colnorm.data.batching import epoch_plan
-    from colnorm.data.glove import read_vectors, read_words
+    from colnorm.data.glove import read_vectors
     from colnorm.metrics import tagging_figures
     from colnorm.parallel import check_batch_size, make_engine
     from colnorm.predict import METRIC, read_tagger, write_tagger
@@ -64,10 +64,6 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
 
     data = conll.load(config.data, config.seed, config.word_column, config.tag_column)
     encoder = ner.make_encoder(config, data)
-    if config.vector_words:
-        if config.glove is None:
-            raise ValueError("--vector-words are words of the file that --glove names, and there is none")
-        encoder = dataclasses.replace(encoder, words=encoder.words.extended(read_words(config.glove, config.vector_words)))
     vectors = read_vectors(config.glove, encoder.words, config.seed) if config.glove is not None else None
     word_features = config.word_features if vectors is None else vectors.matrix.shape[1]
     fields = ner.tagger_fields(config, encoder, word_features)
@@ -85,7 +81,8 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
     if resume:
         run = RunDirectory.open(run_path)
         if read_tagger(run.path) != (fields, encoder):
-            raise ValueError(f"{config.data} is not the data that {run_path} was begun with: other words, characters or tags")
+            sources = f"{config.data} with {config.glove}" if config.vector_words else config.data
+            raise ValueError(f"{sources} is not the data that {run_path} was begun with: other words, characters or tags")
         state, history = run.resume(state)
     else:
         run, history = RunDirectory.create(run_path, stored_config, overwrite), []

@@ -13,8 +13,8 @@ from colnorm.data.vocabulary import PADDING, Vocabulary
 
 
 class Coverage(NamedTuple):
-    """How many of a vocabulary's `entries` that training data has have a vector under their own text, and how many only
-    in lower case.
+    """How many of a vocabulary's `entries` have a vector under their own text, and how many only in lower case; without those
+    that :meth:`~colnorm.data.vocabulary.Vocabulary.extended` added.
 
     `tokens`, `exact_tokens` and `lowercased_tokens` are the same weighted by the vocabulary's counts.
     """

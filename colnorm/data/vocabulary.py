@@ -19,11 +19,11 @@ class Vocabulary:
     """Texts with ids: words, or characters, which are the texts of a word.
 
     Id 0 is padding and 1 stands for every text that has no entry. Texts are looked up as `normalize` makes them; where that
-    has no entry, the text in lower case counts if it is one of those never seen (`extended`).
+    has no entry, the text in lower case counts if it is one of those that `extended` added.
 
     Attributes:
       tokens: the text of each id, "<pad>" and "<unk>" first. These two are no entries: looked up, they are unknown.
-      counts: (len(self),) int64, how often each entry was seen; 0 for the two and for entries never seen.
+      counts: (len(self),) int64, how often each entry was seen; 0 for the two and for what `extended` added.
       lowercase, fold_digits: what `normalize` does.
     """
 
@@ -70,10 +70,10 @@ class Vocabulary:
         return cls([token for token, _ in kept], [count for _, count in kept], lowercase, fold_digits)
 
     def extended(self, tokens: Iterable[str]) -> "Vocabulary":
-        """This vocabulary and after it those of `tokens` that have no entry, normalized, in order: as never seen.
+        """This vocabulary and after it those of `tokens` that have no entry, normalized, in order, with a count of 0.
 
-        Of use for words that have a pretrained vector but don't come in training data. They are found in lower case too,
-        as :func:`~colnorm.data.glove.read_vectors` finds vectors: of "oslo" added, "Oslo" is no longer unknown.
+        Of use for words that have a pretrained vector but don't come, or not often enough, in training data. They are found
+        in lower case too, as :func:`~colnorm.data.glove.read_vectors` finds vectors: of "oslo" added, "Oslo" is known.
         """
         added = dict.fromkeys(self.normalize(token) for token in tokens)
         entries = [token for token in added if token not in self._ids and token not in _SPECIAL]
