@@ -13,10 +13,11 @@ from colnorm.normalization import BatchInstanceNorm, BatchNorm, GroupNorm, Insta
 
 Array = jax.Array
 Normalization = Literal["nn", "bn", "in", "bin", "ln", "gn", "flax_bn"]
+NormPlacement = Literal["before_addition", "after_addition"]
 
 
 def make_normalization(
-    name: Normalization, train: bool, axis_name: str | None = None, dtype: Any = None
+    name: Normalization, train: bool, axis_name: str | None = None, dtype: Any = None, num_groups: int = 16
 ) -> Callable[..., Callable[[Array], Array]] | None:
     """The constructor of a layer that maps ``x -> y``; None for ``nn``, no normalization.
 
@@ -35,7 +36,7 @@ def make_normalization(
         case "ln":
             return partial(LayerNorm, dtype=dtype)
         case "gn":
-            return partial(GroupNorm, dtype=dtype)
+            return partial(GroupNorm, num_groups, dtype=dtype)
         case "flax_bn":
             return partial(
                 nn.BatchNorm,
@@ -50,7 +51,7 @@ def make_normalization(
 
 
 class ResidualBlock(nn.Module):
-    """conv - norm - relu - conv - norm, plus the shortcut; the relu after the sum is the caller's.
+    """conv - norm - relu - conv, the shortcut added, a norm before or after the sum; the relu that follows is the caller's.
 
     Where the block halves the image it doubles the channels; its shortcut then takes every second pixel and appends zero
     channels (option A of the paper), so that shortcuts have no parameters.
@@ -59,6 +60,7 @@ class ResidualBlock(nn.Module):
     features: int
     stride: int
     normalization: Callable[..., Callable[[Array], Array]] | None
+    norm_placement: NormPlacement = "before_addition"
     dtype: Any = None
 
     @nn.compact
@@ -67,9 +69,12 @@ class ResidualBlock(nn.Module):
         missing = self.features - x.shape[-1]
         if missing:
             shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (0, missing)))
-        y = conv_norm(x, self.features, self.stride, self.normalization, self.dtype, "1")
-        y = conv_norm(nn.relu(y), self.features, 1, self.normalization, self.dtype, "2")
-        return y + shortcut
+        y = conv(x, self.features, self.stride, self.normalization, self.dtype, "1")
+        y = norm(y, self.normalization, "1")
+        y = conv(nn.relu(y), self.features, 1, self.normalization, self.dtype, "2")
+        if self.norm_placement == "after_addition":
+            return norm(y + shortcut, self.normalization, "2")
+        return norm(y, self.normalization, "2") + shortcut
 
 
 class ResNet(nn.Module):
@@ -79,9 +84,15 @@ class ResNet(nn.Module):
       n: blocks in a stage; 2 gives ResNet-14, 3 ResNet-20.
       num_classes: r outputs.
       normalization: ``nn`` none (convolutions then have biases), ``bn`` batch, ``in`` instance, ``bin`` batch-instance,
-        ``ln`` layer, ``gn`` group (16 groups), ``flax_bn`` Flax's own batch normalization. One before every activation.
+        ``ln`` layer, ``gn`` group, ``flax_bn`` Flax's own batch normalization.
       axis_name: a mapped axis over which ``bn``, ``bin`` and ``flax_bn`` take their statistics.
       dtype: of convolutions and features (bfloat16, say); None for the input's. Logits have at least float32.
+      norm_placement: where a block's second normalization stands. ``before_addition`` (He et al. 2016) is
+        ``relu(norm(conv(y)) + shortcut)``: the shortcut passes unchanged. ``after_addition`` is
+        ``relu(norm(conv(y) + shortcut))``: every activation has a normalization just before it ("BN after addition" in He et
+        al. 2016, Identity mappings, https://arxiv.org/abs/1603.05027, which finds it worse at a rate of 0.1). Parameters
+        have the same names and shapes under both. Without a normalization both are the same function.
+      num_groups: of ``gn``; must divide 16.
 
     Convolutions are 3x3 with padding 1 on both sides (Flax's SAME pads one side only at stride 2, another function);
     kernels have the variance 2 / fan-in of He et al. 2015, from a truncated normal distribution. Parameters at ``bn`` and
@@ -93,6 +104,8 @@ class ResNet(nn.Module):
     normalization: Normalization = "bn"
     axis_name: str | None = None
     dtype: Any = None
+    norm_placement: NormPlacement = "before_addition"
+    num_groups: int = 16
 
     @overload
     def __call__(self, images: Array, train: bool = False) -> Array: ...
@@ -115,22 +128,28 @@ class ResNet(nn.Module):
           last relu, in the shape of the last block) and ``pooled`` ``(N, 64)``.
 
         Raises:
-          ValueError: n or num_classes below 1, an unknown normalization, or images of another rank or integer kind.
+          ValueError: n or num_classes below 1, an unknown normalization or placement, groups that don't divide 16 channels,
+            or images of another rank or integer kind.
         """
         if self.n < 1 or self.num_classes < 1:
             raise ValueError(f"ResNet: n and num_classes must be at least 1, got n={self.n}, num_classes={self.num_classes}")
         if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(f"ResNet: expected floating-point images (N, H, W, channels), got {images.dtype} {images.shape}")
-        normalization = make_normalization(self.normalization, train, self.axis_name, self.dtype)
+        if self.norm_placement not in get_args(NormPlacement):
+            raise ValueError(
+                f"ResNet: norm_placement must be one of {', '.join(get_args(NormPlacement))}, got {self.norm_placement!r}"
+            )
+        normalization = make_normalization(self.normalization, train, self.axis_name, self.dtype, self.num_groups)
 
         features: dict[str, Array] = {}
-        x = nn.relu(conv_norm(images, 16, 1, normalization, self.dtype, ""))
+        x = nn.relu(norm(conv(images, 16, 1, normalization, self.dtype), normalization))
         features["stem"] = x
         for stage in range(3):
             for block in range(self.n):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage + 1}_block{block + 1}"
-                before = ResidualBlock(16 * 2**stage, stride, normalization, self.dtype, name=name)(x)
+                block_module = ResidualBlock(16 * 2**stage, stride, normalization, self.norm_placement, self.dtype, name=name)
+                before = block_module(x)
                 x = features[name] = nn.relu(before)
         features["last_preactivation"] = before
         wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
@@ -139,8 +158,11 @@ class ResNet(nn.Module):
         return (logits, features) if return_features else logits
 
 
-def conv_norm(x: Array, features: int, stride: int, normalization: Any, dtype: Any, suffix: str) -> Array:
-    """A 3x3 convolution and its normalization, submodules ``conv{suffix}`` and ``norm{suffix}`` of the calling module."""
-    use_bias, he_normal = normalization is None, nn.initializers.he_normal()
-    x = Conv3x3(features, stride, use_bias, he_normal, dtype, name=f"conv{suffix}")(x)
+def conv(x: Array, features: int, stride: int, normalization: Any, dtype: Any, suffix: str = "") -> Array:
+    """A 3x3 convolution, submodule ``conv{suffix}`` of the calling module; it has a bias where no normalization follows."""
+    return Conv3x3(features, stride, normalization is None, nn.initializers.he_normal(), dtype, name=f"conv{suffix}")(x)
+
+
+def norm(x: Array, normalization: Any, suffix: str = "") -> Array:
+    """The normalization as submodule ``norm{suffix}`` of the calling module; ``x`` itself where there is none."""
     return x if normalization is None else normalization(name=f"norm{suffix}")(x)

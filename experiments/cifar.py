@@ -21,7 +21,7 @@ QUANTILE_BATCH = 256  # validation images whose features 1.2.7 follows over the 
 def make_model(config: CifarConfig, num_classes: int, axis_name: str | None = None) -> ResNet:
     """The network of a config."""
     dtype = jnp.bfloat16 if config.dtype == "bfloat16" else None
-    return ResNet(config.n, num_classes, config.normalization, axis_name, dtype)
+    return ResNet(config.n, num_classes, config.normalization, axis_name, dtype, config.norm_placement, config.num_groups)
 
 
 def make_schedule(config: CifarConfig, steps_per_epoch: int) -> optax.Schedule:

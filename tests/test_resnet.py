@@ -102,6 +102,42 @@ def test_features_are_what_the_network_computes():
     close(logits, np.asarray(features["pooled"]) @ np.asarray(classifier["kernel"]) + np.asarray(classifier["bias"]))
 
 
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_the_placement_of_the_norm_changes_no_parameter(normalization):
+    before, after = (shapes_of(resnet(normalization, norm_placement=f"{place}_addition")) for place in ("before", "after"))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), before) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), after
+    )
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_after_the_addition_a_norm_stands_before_every_activation(normalization):
+    """What enters the last relu is then normalized: batch norm's mean and variance are its bias and squared scale."""
+    model = resnet(normalization, norm_placement="after_addition")
+    variables = random_variables(model)
+    apply = partial(model.apply, train=True, return_features=True, mutable=["batch_stats"])
+    with jax.numpy_dtype_promotion("standard"):
+        (_, features), _ = jax.jit(apply)(variables, IMAGES)
+        he = partial(resnet(normalization).apply, train=True, return_features=True, mutable=["batch_stats"])
+        (_, he_features), _ = jax.jit(he)(variables, IMAGES)
+    last = np.asarray(features["last_preactivation"])
+    if normalization == "nn":  # both are the same function
+        np.testing.assert_array_equal(last, he_features["last_preactivation"])
+        return
+    assert not np.allclose(last, he_features["last_preactivation"])
+    if normalization in ("bn", "flax_bn"):
+        norm = variables["params"]["stage3_block1"]["norm2"]
+        np.testing.assert_allclose(last.mean((0, 1, 2)), norm["bias"], atol=1e-5)
+        np.testing.assert_allclose(last.std((0, 1, 2)), norm["scale"], rtol=1e-3)
+
+
+def test_groups_are_those_that_were_asked_for():
+    variables = random_variables(resnet("gn"))
+    of_two, of_sixteen = (jax.jit(resnet("gn", num_groups=groups).apply)(variables, IMAGES) for groups in (2, 16))
+    assert not np.allclose(of_two, of_sixteen)
+    np.testing.assert_array_equal(of_sixteen, jax.jit(resnet("gn").apply)(variables, IMAGES))
+
+
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
@@ -274,6 +310,8 @@ def test_evaluation_is_the_default_and_changes_nothing():
         ({"n": 0}, (1, 8, 8, 3), np.float32, "n and num_classes must be at least 1, got n=0"),
         ({"num_classes": 0}, (1, 8, 8, 3), np.float32, "num_classes=0"),
         ({"normalization": "batch"}, (1, 8, 8, 3), np.float32, "one of nn, bn, in, bin, ln, gn, flax_bn, got 'batch'"),
+        ({"norm_placement": "after"}, (1, 8, 8, 3), np.float32, "one of before_addition, after_addition, got 'after'"),
+        ({"normalization": "gn", "num_groups": 3}, (1, 8, 8, 3), np.float32, "groups must divide the channels, got 3 groups"),
         ({}, (8, 8, 3), np.float32, r"images \(N, H, W, channels\), got float32 \(8, 8, 3\)"),
         ({}, (1, 8, 8, 3), np.uint8, "floating-point images .* got uint8"),
     ],

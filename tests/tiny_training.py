@@ -37,8 +37,8 @@ class TinyNet(nn.Module):
     @nn.compact
     def __call__(self, x: Any, train: bool = False, *, return_features: bool = False) -> Any:
         normalization = resnet.make_normalization(self.normalization, train, self.axis_name)
-        x = nn.relu(resnet.conv_norm(x, 16, 2, normalization, None, "1"))
-        before = resnet.conv_norm(x, 16, 1, normalization, None, "2")
+        x = nn.relu(resnet.norm(resnet.conv(x, 16, 2, normalization, None, "1"), normalization, "1"))
+        before = resnet.norm(resnet.conv(x, 16, 1, normalization, None, "2"), normalization, "2")
         logits = nn.Dense(self.num_classes)(nn.relu(before).mean((1, 2)))
         return (logits, {"last_preactivation": before}) if return_features else logits
 

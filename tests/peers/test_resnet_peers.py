@@ -46,41 +46,46 @@ def torch_norm(kind, x, params, stats, train):
     return y * scale[:, None, None] + bias[:, None, None]
 
 
-def torch_resnet(kind, variables, x, n, train):
-    """He et al. 2016, section 4.2: (N, 3, H, W) -> logits."""
+def torch_resnet(kind, variables, x, n, train, placement):
+    """(N, 3, H, W) -> logits; He et al. 2016, section 4.2, or with each block's second norm after the addition."""
     all_stats = variables.get("batch_stats", {})
 
-    def conv_norm(x, params, stats, suffix, stride=1):
+    def conv(x, params, suffix, stride=1):
         kernel = params[f"conv{suffix}"]
-        x = functional.conv2d(x, kernel["kernel"], kernel.get("bias"), stride=stride, padding=1)
+        return functional.conv2d(x, kernel["kernel"], kernel.get("bias"), stride=stride, padding=1)
+
+    def norm(x, params, stats, suffix):
         return torch_norm(kind, x, params.get(f"norm{suffix}"), stats.get(f"norm{suffix}"), train)
 
     params = variables["params"]
-    x = torch.relu(conv_norm(x, params, all_stats, ""))
+    x = torch.relu(norm(conv(x, params, ""), params, all_stats, ""))
     for stage in (1, 2, 3):
         for block in range(1, n + 1):
             name = f"stage{stage}_block{block}"
             block_params, stats = params[name], all_stats.get(name, {})
             stride = 2 if stage > 1 and block == 1 else 1
-            y = torch.relu(conv_norm(x, block_params, stats, "1", stride))
-            y = conv_norm(y, block_params, stats, "2")
+            y = torch.relu(norm(conv(x, block_params, "1", stride), block_params, stats, "1"))
+            y = conv(y, block_params, "2")
             if stride == 2:
                 x = x[:, :, ::2, ::2]
                 x = torch.cat([x, torch.zeros_like(x)], dim=1)
-            x = torch.relu(x + y)
+            if placement == "after_addition":
+                x = torch.relu(norm(x + y, block_params, stats, "2"))
+            else:
+                x = torch.relu(x + norm(y, block_params, stats, "2"))
     classifier = params["classifier"]
     return functional.linear(x.mean(dim=(2, 3)), classifier["kernel"], classifier["bias"])
 
 
-def compare(kind, n, train, dtype, size, check):
+def compare(kind, n, train, dtype, size, check, placement="before_addition"):
     """Calls check(name, ours, PyTorch's) on logits, loss, every gradient and every running statistic."""
-    model, shape = resnet(kind, n), (6, size, size + 2, 3)
+    model, shape = resnet(kind, n, norm_placement=placement), (6, size, size + 2, 3)
     variables = random_variables(model, (1, *shape[1:]), dtype=dtype)
     images, labels = random_images(shape, dtype), np.array([0, 3, 9, 1, 5, 3])
     (loss, (logits, stats)), gradients = loss_and_gradients(model, variables, images, labels, train=train)
 
     peer = jax.tree_util.tree_map_with_path(to_torch, variables)
-    peer_logits = torch_resnet(kind, peer, torch.tensor(images).permute(0, 3, 1, 2), n, train)
+    peer_logits = torch_resnet(kind, peer, torch.tensor(images).permute(0, 3, 1, 2), n, train, placement)
     peer_loss = functional.cross_entropy(peer_logits, torch.tensor(labels))
     peer_loss.backward()
     check("logits", logits, peer_logits.detach().numpy())
@@ -113,6 +118,14 @@ def test_logits_loss_and_gradients_are_pytorchs_in_float64(kind, train, x64):
         np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9, err_msg=name)
 
     compare(kind, 1, train, np.float64, 10, check)
+
+
+@pytest.mark.parametrize(("kind", "train"), [case for case in MODES if case[0] != "nn"])
+def test_with_the_norm_after_the_addition_it_is_pytorchs(kind, train, x64):
+    def check(name, ours, expected):
+        np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9, err_msg=name)
+
+    compare(kind, 1, train, np.float64, 10, check, "after_addition")
 
 
 @pytest.mark.parametrize("kind", ["bn", "gn"])
