@@ -54,10 +54,4 @@ def differences(results: Mapping[str, Any]) -> list[str]:
             "validation micro F1 within 13 epochs and went on improving until epochs 32 to 60, to where two other public "
             "implementations are: where ours end above the report's, length of training is the likeliest reason."
         )
-    if any(row["scale"] == "full" and row["name"] in ("bn", "in", "bin") for row in results["rows"]):
-        texts.append(
-            "At its learning rate of 1, bn, in and bin fell to the accuracy of chance within twenty steps in earlier runs of "
-            "ours; in and bin came back within the first epoch, bn in its fourth or later. What initialization the report's "
-            "used isn't said."
-        )
     return texts

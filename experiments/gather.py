@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments import published, significance
 from experiments.job import Job
-from experiments.study import IMAGE_ORDER, IMAGE_SAMENESS, SCALES, TAGGER_CLAIMS, Row
+from experiments.study import IMAGE_ORDER, IMAGE_SAMENESS, PLACEMENTS, SCALES, TAGGER_CLAIMS, Row
 
 NOTHING: dict[str, Any] = {"report": {}, "epoch": None, "peers": {}, "types": {}}  # published of a row
 
@@ -19,7 +19,7 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
 
     Returns:
       JSON: ``rows``, each with its ``scale`` and its ``seeds``; ``order``, ``sameness`` and ``claims``, the report's statements
-      checked; ``scales``, what those of the rows mean.
+      checked; ``placements`` of the norm compared; ``scales``, what those of the rows mean.
     """
     rows = []
     for name in dict.fromkeys(job.row.name for job in jobs):
@@ -35,6 +35,7 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
                 "section": row.section,
                 "title": row.title,
                 "task": row.task,
+                "chapter": row.chapter,
                 "scale": scale,
                 "command": of_row[0].shown_command,
                 "epochs_at_most": row.config(scale).epochs,
@@ -52,6 +53,7 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
         "order": check_pairs(rows, itertools.pairwise(IMAGE_ORDER)),
         "sameness": check_pairs(rows, IMAGE_SAMENESS),
         "claims": check_claims(jobs),
+        "placements": compare_placements(jobs),
     }
 
 
@@ -140,6 +142,23 @@ def check_pairs(rows: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, st
         held = sum(a > b for a, b in zip(first, second, strict=True))
         checked.append({"better": better, "worse": worse, "held": held, "seeds": len(shared), **difference._asdict()})
     return checked
+
+
+def compare_placements(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Validation accuracy after each epoch under both places of the norm, first seeds, as far as both were trained."""
+    first = {job.row.name: job for job in jobs if job.seed == 0 and job.is_finished}
+    compared = []
+    for pair in PLACEMENTS:
+        if not all(name in first for name in pair) or first[pair[0]].scale != first[pair[1]].scale:
+            continue
+        histories = [first[name].read_record()["history"] for name in pair]
+        epochs = min(map(len, histories))
+        for name, history in zip(pair, histories, strict=True):
+            config = first[name].row.config(first[name].scale)
+            accuracies = [epoch["validation_accuracy"] for epoch in history[:epochs]]
+            about = {"placement": config.norm_placement.replace("_", " the "), "learning_rate": config.learning_rate}
+            compared.append({"row": name, "normalization": config.normalization, **about, "validation_accuracy": accuracies})
+    return compared
 
 
 def check_claims(jobs: Sequence[Job]) -> list[dict[str, Any]]:

@@ -60,11 +60,13 @@ class Job:
             raise ValueError(
                 f"{self.record} is the record of a run at scale {stored['scale']}; the study has this row at scale {self.scale}"
             )
-        config = json.loads(json.dumps(dataclasses.asdict(self.row.config(self.scale)))) | {"seed": self.seed}
-        shared = sorted(config.keys() & stored["config"].keys() - set(record.PLACES))
-        changed = [name for name in shared if config[name] != stored["config"][name]]
+        expected = self.row.config(self.scale)
+        config = json.loads(json.dumps(dataclasses.asdict(expected))) | {"seed": self.seed}
+        # An option that came after the record was then what it is by default.
+        theirs = json.loads(json.dumps(dataclasses.asdict(type(expected)()))) | stored["config"]
+        changed = [name for name in sorted(config.keys() - set(record.PLACES)) if config[name] != theirs[name]]
         if changed:
-            details = ", ".join(f"{name} was {stored['config'][name]!r}, is {config[name]!r}" for name in changed)
+            details = ", ".join(f"{name} was {theirs[name]!r}, is {config[name]!r}" for name in changed)
             raise ValueError(
                 f"{self.record} is of a run with another config than the row's: {details}; without that file, and the run "
                 f"{self.run} where it is there, --resume trains it anew"

@@ -34,6 +34,7 @@ TAGGER_COLUMNS = {
 }
 GROUPS = (
     ("report", "images", "1. Images: the report's rows"),
+    ("placement", "images", "The place of the norm at the report's learning rate"),
     ("batches", "images", "Batch sizes"),
     ("modern", "images", "The same networks, trained as one would today"),
     ("taggers", "taggers", "2. Named entities"),
@@ -45,6 +46,8 @@ TEXTS = {
     "interval of one seed knows of the test examples only, not of what another seed would do.",
     "sameness": "The report finds its own and the framework's batch normalization almost the same (1.2.4), and no significant "
     "change with batches of 8 (1.2.6).",
+    "placement": "The report's normalizations stand just before every activation: after a block's sum, where He et al. (2016) "
+    "have the second one before it. Validation accuracy after each epoch, both at the report's learning rate:",
     "claims": "Micro F1 on test, with the part less without it, by a bootstrap over test sentences, both taggers on the same "
     "ones. Interval and probability know of the sentences only, not of what other seeds would do.",
     "calibration": "Every entity that a tagger finds comes with a probability. Of those said to have 90 %, 90 % should be "
@@ -60,12 +63,13 @@ def write(results: Mapping[str, Any], records: Records, output: Path) -> Path:
     Args:
       results: of :func:`experiments.gather.gather`.
       records: where the rows' curves come from.
-      output: directory of the pages; pictures go into ``pictures`` below it.
+      output: directory of the pages; pictures go into ``pictures`` below it, those of single rows, which only the first
+        page shows, into ``pictures/rows``.
     """
     import jinja2
 
     folder = output / "pictures"
-    folder.mkdir(exist_ok=True)
+    (folder / "rows").mkdir(parents=True, exist_ok=True)
     pictures = draw(results, records, folder)
     cost = output / "crf_cost.json"
     context = {
@@ -93,17 +97,8 @@ def write(results: Mapping[str, Any], records: Records, output: Path) -> Path:
 def _group(rows: Sequence[Mapping[str, Any]], key: str, task: str, title: str) -> dict[str, Any]:
     """The rows of a chapter, and the columns of its table."""
     columns = IMAGE_COLUMNS if task == "images" else TAGGER_COLUMNS
-    chosen = [row for row in rows if _chapter(row) == key]
+    chosen = [row for row in rows if row["chapter"] == key]
     return {"key": key, "task": task, "title": title, "columns": columns, "rows": chosen}
-
-
-def _chapter(row: Mapping[str, Any]) -> str:
-    """The chapter that a row belongs to, as :data:`GROUPS` has them."""
-    if row["task"] == "taggers":
-        return "taggers"
-    if row["name"].startswith("modern_"):
-        return "modern"
-    return "batches" if "_batch" in row["name"] else "report"
 
 
 def _machines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -135,7 +130,7 @@ def draw(results: Mapping[str, Any], records: Records, folder: Path) -> dict[str
 
     with plotting.reproducible():
         for key, task, title in GROUPS:
-            rows = {name: row for name, row in finished.items() if _chapter(row) == key}
+            rows = {name: row for name, row in finished.items() if row["chapter"] == key}
             means = {label(row): mean_history(histories[name]) for name, row in rows.items()}
             if len(means) > 1 and max(map(len, means.values())) > 1:  # one epoch makes no curve
                 draw_all = plotting.draw_comparison if task == "images" else plotting.draw_tagging_comparison
@@ -145,7 +140,7 @@ def draw(results: Mapping[str, Any], records: Records, folder: Path) -> dict[str
 
                 pictures["features"] = plotting.draw_quantiles(means, PERCENTILES, file("features"))
         for name, row in finished.items():
-            of_row = [file(name), file(f"confusion of {name}"), file(f"transitions of {name}")]
+            of_row = [file(f"rows/{kind}{name}") for kind in ("", "confusion of ", "transitions of ")]
             drawn_from = records[name, row["seeds"][0]["seed"]]
             # After every run all rows come by here; what was drawn of an earlier one is still true.
             if not (of_row[0].exists() and of_row[0].stat().st_mtime > drawn_from.stat().st_mtime):

@@ -28,7 +28,7 @@ from rich.console import Console
 
 from experiments import report
 from experiments.job import Children, Job, Place, places_of
-from experiments.study import ROWS, Scale, choose
+from experiments.study import ROWS, Scale, choose, worth
 
 STUDY = "study.json"
 VECTORS = "vectors.txt"  # of a demo
@@ -88,7 +88,6 @@ def reproduce(command: Command) -> Path:
         rows = list(scales)
     if not command.page_only:
         scales, seeds = add_rows(scales, rows, scale, output), max(seeds, command.seeds)
-    # Row after row within a seed: the first seed's page is whole before the second begins.
     jobs = [Job(ROWS[name], seed, scales[name], output) for seed in range(seeds) for name in scales]
     for job in jobs:
         if job.is_finished:
@@ -103,7 +102,7 @@ def reproduce(command: Command) -> Path:
     failed = []
     if not command.page_only:
         wanted = [job for job in jobs if job.row.name in rows and job.seed < command.seeds]
-        waiting = [job for job in wanted if not job.is_finished]
+        waiting = sorted((job for job in wanted if not job.is_finished), key=lambda job: worth(job.row, job.seed))
         data = find_data(command, waiting, output)
         (output / "runs").mkdir(parents=True, exist_ok=True)
         with locked(output / ".lock") as lock:

@@ -8,6 +8,7 @@ from experiments.configs import CIFAR_PRESETS, NEEDS_GLOVE, NER_PRESETS
 
 Scale = Literal["demo", "reduced", "full"]
 Task = Literal["images", "taggers"]
+Chapter = Literal["report", "batches", "placement", "modern", "taggers"]
 
 SCALES: dict[Scale, str] = {
     "demo": "Embedded data and small networks: handwritten digits and sentences of a grammar, with other learning rates. It "
@@ -26,17 +27,22 @@ class Row:
       name: its own name, and that of its figures in ``published.toml``.
       section: of the report; empty where the report has nothing of the kind.
       title: what it is.
-      task: which command trains it.
-      preset: of that command.
+      chapter: of the page.
+      preset: of the command that trains it.
       changes: fields of the preset's config that are other.
     """
 
     name: str
     section: str
     title: str
-    task: Task
+    chapter: Chapter
     preset: str
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        """Which command trains it."""
+        return "taggers" if self.chapter == "taggers" else "images"
 
     def overrides(self, scale: Scale) -> dict[str, Any]:
         """The fields of the config that are not the preset's, at a scale."""
@@ -94,7 +100,7 @@ def _batch_size_rows() -> list[Row]:
             changes = {} if in_report else scaled
             preset = f"{name}_batch8" if in_report else name
             section = "1.2.6" if in_report else ""
-            rows.append(Row(f"{name}_batch{size}", section, f"{name}, batches of {size}", "images", preset, changes))
+            rows.append(Row(f"{name}_batch{size}", section, f"{name}, batches of {size}", "batches", preset, changes))
     return rows
 
 
@@ -104,18 +110,21 @@ HE = {"norm_placement": "before_addition", "epochs": 5, "patience": None}
 ROWS: dict[str, Row] = {
     row.name: row
     for row in [
-        Row("nn", "1.1", "no normalization", "images", "nn"),
-        Row("bn", "1.2.1", "batch normalization", "images", "bn"),
-        Row("in", "1.2.1", "instance normalization", "images", "in"),
-        Row("bin", "1.2.1", "batch-instance normalization", "images", "bin"),
-        Row("ln", "1.2.1", "layer normalization", "images", "ln"),
-        Row("gn", "1.2.1", "group normalization, 16 groups", "images", "gn"),
-        Row("flax_bn", "1.2.4", "the framework's own batch normalization", "images", "flax_bn"),
-        Row("gn_groups2", "", "group normalization, 2 groups", "images", "gn", {"num_groups": 2}),
+        Row("nn", "1.1", "no normalization", "report", "nn"),
+        Row("bn", "1.2.1", "batch normalization", "report", "bn"),
+        Row("in", "1.2.1", "instance normalization", "report", "in"),
+        Row("bin", "1.2.1", "batch-instance normalization", "report", "bin"),
+        Row("ln", "1.2.1", "layer normalization", "report", "ln"),
+        Row("gn", "1.2.1", "group normalization, 16 groups", "report", "gn"),
+        Row("flax_bn", "1.2.4", "the framework's own batch normalization", "report", "flax_bn"),
+        Row("gn_groups2", "", "group normalization, 2 groups", "report", "gn", {"num_groups": 2}),
         *_batch_size_rows(),
-        *(Row(f"{name}_he", "", f"{name}, its norm before the addition", "images", name, HE) for name in ("bn", "in", "bin")),
         *(
-            Row(name, "", f"{name.removeprefix('modern_')}, today's recipe", "images", name)
+            Row(f"{name}_he", "", f"{name}, its norm before the addition", "placement", name, HE)
+            for name in ("bn", "in", "bin")
+        ),
+        *(
+            Row(name, "", f"{name.removeprefix('modern_')}, today's recipe", "modern", name)
             for name in CIFAR_PRESETS
             if name.startswith("modern_")
         ),
@@ -143,6 +152,19 @@ TAGGER_CLAIMS = (
     ("crf", "char", "the CRF"),
     ("crf_layer_norm", "crf", "layer normalization under the CRF"),
 )
+
+
+# The same network with a block's second norm before the addition, as He et al., and after it, as the report says.
+PLACEMENTS = (("bn_he", "bn"), ("in_he", "in"), ("bin_he", "bin"))
+
+
+def worth(row: Row, seed: int) -> int:
+    """Which runs come first, the lowest: what the report has one run of, then what decides its claims, then all else."""
+    if seed == 0:
+        if row.section:
+            return 1 if row.chapter == "batches" else 0
+        return {"placement": 2, "taggers": 4, "report": 4, "batches": 5, "modern": 6}[row.chapter]
+    return 3 if seed == 1 and row.section and row.chapter != "batches" else 6 + seed
 
 
 def choose(names: tuple[str, ...]) -> list[Row]:

@@ -29,7 +29,7 @@ def test_at_full_scale_the_reports_rows_are_the_presets():
         if not row.changes:
             assert row.config("full") == presets[row.preset][1], row.name
     assert study.ROWS["gn_batch2"].config("full").learning_rate == pytest.approx(0.1 / 64)
-    assert {row.config("full").batch_size for name, row in study.ROWS.items() if "_batch" in name} == {2, 4, 8, 32}
+    assert {row.config("full").batch_size for name, row in study.ROWS.items() if "_batch" in name} == {2, 8, 32}
 
 
 def test_every_published_figure_has_a_row():
@@ -70,3 +70,23 @@ def test_rows_are_chosen_by_name_or_kind():
     assert {row.task for row in study.choose(("taggers",))} == {"taggers"}
     with pytest.raises(ValueError, match="there is no row 'xn'"):
         study.choose(("xn",))
+
+
+def test_what_decides_the_reports_claims_comes_first():
+    runs = sorted(((row, seed) for seed in (0, 1) for row in study.ROWS.values()), key=lambda run: study.worth(*run))
+    first = [(row.name, seed) for row, seed in runs if row.task == "images"]
+    seven = ["nn", "bn", "in", "bin", "ln", "gn", "flax_bn"]
+    assert first[:9] == [(name, 0) for name in (*seven, "bn_batch8", "gn_batch8")]
+    assert first[9:12] == [("bn_he", 0), ("in_he", 0), ("bin_he", 0)]
+    assert first[12:20] == [*((name, 1) for name in seven), ("gn_groups2", 0)]
+
+
+def test_the_reports_rows_have_its_place_of_the_norm_and_its_rates_where_its_data_are():
+    for scale in ("reduced", "full"):
+        for name, rate in (("nn", 0.001), ("bn", 1), ("in", 1), ("bin", 1), ("ln", 0.01), ("gn", 0.1), ("flax_bn", 1)):
+            config = study.ROWS[name].config(scale)
+            assert (config.learning_rate, config.norm_placement) == (rate, "after_addition")
+    for heard, plain in study.PLACEMENTS:
+        config = study.ROWS[heard].config("full")
+        same = {"norm_placement": "after_addition", "epochs": 100, "patience": 10}
+        assert dataclasses.replace(config, **same) == study.ROWS[plain].config("full")

@@ -1,0 +1,67 @@
+"""The study in the background: a real one in a clone, paused, continued, its finished row committed and nothing else."""
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import queue
+
+ROOT = Path(__file__).parents[1]
+
+
+def wait_until(condition, what):
+    for _ in range(1800):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{what} did not come")
+
+
+def states(directory):
+    """The states that ps gives the queue's processes."""
+    members = ",".join(map(str, queue.family(queue.running(directory))))
+    return subprocess.run(["ps", "-o", "stat=", "-p", members], capture_output=True, text=True).stdout.split()
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A repository of today's files with one commit, in which the study is empty."""
+    target = tmp_path / "clone"
+    for folder in ("colnorm", "experiments"):
+        shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (target / ".gitignore").write_text("runs/\n__pycache__/\n")
+    monkeypatch.chdir(target)
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "someone")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "someone@example.org")
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "begin"]):
+        subprocess.run(["git", *command], check=True)
+    return target
+
+
+def test_a_row_is_trained_while_the_checkout_is_worked_on_and_committed_alone(clone, capsys):
+    directory = Path("runs/queue")
+    for action in ("pause", "continue", "stop"):
+        assert queue.main([action]) == 1
+    assert capsys.readouterr().err.count("error: no queue runs in runs/queue") == 3
+    assert queue.main(["start", "--scale", "demo", "--rows", "nn", "--seeds", "1", "--jobs", "1"]) == 0
+    assert queue.main(["start"]) == 1 and "runs already" in capsys.readouterr().err
+    (clone / "experiments" / "reproduce.py").write_text("an edit that must not reach it")
+    subprocess.run(["git", "add", "experiments"], check=True)
+    log = directory / "study" / "runs" / "nn-seed0" / "metrics.jsonl"
+    wait_until(log.exists, "the first epoch")
+    assert queue.main(["pause"]) == 0
+    wait_until(lambda: all(state.startswith("T") for state in states(directory)), "the pause")
+    assert len(states(directory)) >= 3  # the queue, reproduce, the training
+    assert queue.main(["continue"]) == 0 and queue.main(["status"]) == 0
+    assert "[1/1] nn, seed 0: no normalization" in capsys.readouterr().out
+    wait_until(lambda: queue.running(directory) is None, "the end")
+    subjects = subprocess.run(["git", "log", "--format=%s"], capture_output=True, text=True).stdout.splitlines()
+    assert subjects == ["The study: nn, seed 0", "begin"]
+    changed = subprocess.run(["git", "show", "--name-only", "--format="], capture_output=True, text=True).stdout.split()
+    assert "results/study/records/nn-seed0.json" in changed and all(name.startswith("results/study/") for name in changed)
+    staged = subprocess.run(["git", "diff", "--cached", "--name-only"], capture_output=True, text=True).stdout.split()
+    assert staged == ["experiments/reproduce.py"]  # the user's own stays staged
