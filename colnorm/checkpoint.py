@@ -1,249 +1,148 @@
-"""A run directory: the config, a line of metrics an epoch, and orbax checkpoints of the latest and the best epoch.
+"""Arrays in a directory that orbax writes, with a digest of their values that is checked wherever they are read.
 
-    config.json             what was asked for
-    metrics.jsonl           one JSON object an epoch, oldest first
-    checkpoints/<epoch>/    the state after that epoch, its config and number; only the latest and the best stay
+    <directory>/state    the arrays
+    <directory>/about    JSON: what the caller says of them, and ``arrays``, the SHA-256 of their names, types, shapes and bytes
 
-Each file is complete or absent at any moment: a run that is killed, even by SIGKILL, loses at most the epoch it was in.
+A directory is there whole or not at all. Damage of any kind, one flipped bit included, is a :class:`DamagedError` of one line.
 """
 
-import json
+import contextlib
+import errno
+import gc
+import hashlib
+import logging
 import os
-import shutil
-from collections.abc import Mapping
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from colnorm.training import Monitor, TrainState
+from colnorm.files import StorageError
+
+UNFINISHED = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleted)")
+"""Names beside a checkpoint ``<number>`` that is being written or deleted: of no use once that process is gone."""
 
 
-class RunDirectory:
-    """Creates, opens or resumes a run directory; :meth:`create` and :meth:`open` are the ways to get one."""
+class DamagedError(ValueError):
+    """What is stored can't be read, or isn't what was written."""
 
-    def __init__(self, path: str | os.PathLike[str], config: Mapping[str, Any]):
-        self.path = Path(path)
-        self.config = dict(config)
-        self._opened: Any = None
 
-    @classmethod
-    def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any], overwrite: bool = False) -> "RunDirectory":
-        """A new run.
+def digest(arrays: Any) -> str:
+    """SHA-256 of a tree of arrays: of each leaf's path, dtype, shape and bytes, in the order of the paths."""
+    leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
+    total = hashlib.sha256()
+    for name in sorted(leaves):
+        leaf = leaves[name]
+        total.update(f"{name} {leaf.dtype.name} {leaf.shape}\n".encode())
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()
 
-        Args:
-          path: a directory that doesn't exist or is empty.
-          config: what JSON can hold; written to ``config.json``.
-          overwrite: delete a run that is there already. Only a run: another directory is never deleted.
 
-        Raises:
-          FileExistsError: the directory holds something.
-        """
-        path = Path(path)
-        cls.check_free(path, overwrite)
-        if is_run(path):
-            shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "config.json", config)
-        return cls.open(path)
+def write(path: Path, arrays: Any, about: Mapping[str, Any], verify: bool = False) -> None:
+    """Writes a checkpoint that doesn't exist yet.
 
-    @staticmethod
-    def check_free(path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Raises what :meth:`create` would, and touches nothing."""
-        path = Path(path)
-        if path.exists() and any(path.iterdir()):
-            if not is_run(path):
-                raise FileExistsError(f"{path} exists and is not a run directory (no config.json in it); nothing was touched")
-            if not overwrite:
-                raise FileExistsError(f"{path} holds a run already: resume it, overwrite it, or choose another directory")
+    Args:
+      path: its directory.
+      arrays: a tree of arrays.
+      about: what JSON can hold.
+      verify: read it again and compare.
 
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "RunDirectory":
-        """A run that exists, finished or not.
+    Raises:
+      FileExistsError: there is something at ``path``.
+      StorageError: it could not be written, or what is read again is not what was written.
+    """
+    if path.exists():
+        raise FileExistsError(f"there is a checkpoint {path} already")
+    path.parent.mkdir(exist_ok=True)
+    arrays = jax.tree.map(np.asarray, jax.device_get(arrays))
+    described = {**about, "arrays": digest(arrays)}
+    try:
+        with _orbax(path) as (ocp, checkpointer, place):
+            args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(described))
+            checkpointer.save(place, args=args)
+    except Exception as error:  # of orbax and tensorstore, in many types
+        reason = os.strerror(errno.ENOSPC) if _is_full(error) else _first_line(error)
+        raise StorageError(f"could not write the checkpoint {path}: {reason}") from error
+    if not path.is_dir():
+        raise StorageError(f"the checkpoint {path} was not written, though nothing failed")
+    if verify:
+        try:
+            read(path)
+        except ValueError as error:
+            raise StorageError(f"the checkpoint {path} was written, but is not what is read of it: {error}") from error
 
-        Raises:
-          FileNotFoundError: there is no run at ``path``.
-        """
-        path = Path(path)
-        if not is_run(path):
-            raise FileNotFoundError(f"{path} is not a run directory: it has no config.json")
-        return cls(path, json.loads((path / "config.json").read_text(encoding="utf-8")))
 
-    def check_config(self, config: Mapping[str, Any], may_differ: frozenset[str] = frozenset()) -> None:
-        """Raises ``ValueError`` naming each field in which ``config`` differs from the run's own, those allowed aside."""
-        config = json.loads(json.dumps(config))
-        fields = (self.config.keys() | config.keys()) - may_differ
-        changed = [name for name in sorted(fields) if self.config.get(name) != config.get(name)]
-        if changed:
-            details = ", ".join(f"{name} was {self.config.get(name)!r}, now {config.get(name)!r}" for name in changed)
-            raise ValueError(f"{self.path} was begun with another configuration: {details}")
+def read(path: Path, target: Any = None, device: Any = None) -> tuple[Any, dict[str, Any]]:
+    """What :func:`write` stored: ``(arrays, about)``.
 
-    def history(self) -> list[dict[str, Any]]:
-        """The records of ``metrics.jsonl``; a last line that was cut off while it was written is left out."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
-        text = path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    Args:
+      path: its directory.
+      target: a tree of the same arrays' ``jax.ShapeDtypeStruct`` that they come in; by default dictionaries and lists. They
+        keep the dtypes that they were stored in.
+      device: where they are put; by default on the first one.
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Adds a record to ``metrics.jsonl``, on disk when this returns."""
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def save(self, state: TrainState, epoch: int, best_epoch: int | None) -> None:
-        """Checkpoints the state after ``epoch``, then deletes all but this and the best epoch's checkpoint."""
-        import orbax.checkpoint as ocp
-
-        manager = self._manager()
-        described = {"epoch": epoch, "config": self.config}
-        manager.save(
-            epoch,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(_arrays(state)), about=ocp.args.JsonSave(described)),
+    Raises:
+      FileNotFoundError: there is none.
+      DamagedError: it can't be read, or isn't what was written. Other shapes than the target's are damage too: compare
+        :func:`shapes` first.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    with _reading(path) as (ocp, checkpointer, place):
+        stored = _item(checkpointer.metadata(place), "state")
+        dtypes = {_name(name): leaf.dtype for name, leaf in jax.tree_util.tree_leaves_with_path(stored)}
+        sharding = jax.sharding.SingleDeviceSharding(device) if device is not None else None
+        target = jax.tree_util.tree_map_with_path(
+            lambda name, leaf: jax.ShapeDtypeStruct(leaf.shape, dtypes[_name(name)], sharding=sharding),
+            stored if target is None else target,
         )
-        manager.wait_until_finished()
-        for old in manager.all_steps():
-            if old not in (epoch, best_epoch):
-                manager.delete(old)
-
-    def epochs(self) -> list[int]:
-        """The epochs that have a complete checkpoint, in order."""
-        return sorted(self._manager().all_steps()) if (self.path / "checkpoints").exists() else []
-
-    def choose(self, which: str, monitor: Monitor) -> int:
-        """The epoch that ``which`` means: ``best`` by the monitor, ``latest``, or a number; it has a checkpoint.
-
-        Raises:
-          FileNotFoundError: there is no checkpoint of it.
-          ValueError: ``which`` is none of these.
-        """
-        epochs = self.epochs()
-        if not epochs:
-            raise FileNotFoundError(f"{self.path} has no checkpoint yet")
-        if which == "latest":
-            epoch = epochs[-1]
-        elif which == "best":
-            done = [record for record in self.history() if record["epoch"] <= epochs[-1]]
-            best = monitor.best_epoch(done)
-            epoch = epochs[-1] if best is None else best
-        elif which.isdecimal():
-            epoch = int(which)
-        else:
-            raise ValueError(f"the checkpoint must be best, latest or an epoch's number, got {which!r}")
-        if epoch not in epochs:
-            raise FileNotFoundError(f"{self.path} has checkpoints of the epochs {epochs}, not of {epoch}")
-        return epoch
-
-    def restore(self, state: TrainState, epoch: int) -> TrainState:
-        """The checkpoint of ``epoch``.
-
-        Args:
-          state: one of the same model and optimizer, whose arrays are replaced.
-          epoch: one of :meth:`epochs`.
-
-        Raises:
-          FileNotFoundError: there is no such checkpoint.
-          ValueError: it holds arrays of other names or shapes than ``state``, the optimizer's included.
-        """
-        import orbax.checkpoint as ocp
-
-        if epoch not in self.epochs():
-            raise FileNotFoundError(f"{self.path} has checkpoints of the epochs {self.epochs()}, not of {epoch}")
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(_arrays(state)))
-        stored = self._manager().item_metadata(epoch).state
-        _check_same_arrays(stored, target, f"{self.path}/checkpoints/{epoch}")
-        restored = self._manager().restore(epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
-        return state.replace(**restored.state)
-
-    def restore_variables(self, epoch: int) -> dict[str, Any]:
-        """``params`` (the averaged ones where the run kept an average) and ``batch_stats`` of a checkpoint.
-
-        For prediction: they come on the default device and need neither the model nor the optimizer.
-
-        Raises:
-          FileNotFoundError: there is no such checkpoint.
-        """
-        import orbax.checkpoint as ocp
-
-        if epoch not in self.epochs():
-            raise FileNotFoundError(f"{self.path} has checkpoints of the epochs {self.epochs()}, not of {epoch}")
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(
-            lambda stored: jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=device),
-            self._manager().item_metadata(epoch).state,
-        )
-        state = self._manager().restore(epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))).state
-        return {"params": state.get("average", state["params"]), "batch_stats": state["batch_stats"]}
-
-    def resume(self, state: TrainState) -> tuple[TrainState, list[dict[str, Any]]]:
-        """The latest state and the records up to it; later records are cut from ``metrics.jsonl``.
-
-        A run without any checkpoint starts anew: ``state`` itself and no records. What a killed writer left unfinished is
-        removed: call this only where the run is going on, not to read one that another process may be writing.
-        """
-        self.close()
-        self._manager(remove_unfinished=True)
-        epochs = self.epochs()
-        latest = epochs[-1] if epochs else 0
-        history = [record for record in self.history() if record["epoch"] <= latest]
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
-        return (self.restore(state, latest) if epochs else state), history
-
-    def close(self) -> None:
-        """Releases the checkpoint files."""
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
-
-    def _manager(self, remove_unfinished: bool = False) -> Any:
-        if self._opened is None:
-            import orbax.checkpoint as ocp
-
-            # Checkpoints are small; written in the background, one could be lost after its epoch was reported as safe.
-            options = ocp.CheckpointManagerOptions(
-                enable_async_checkpointing=False, cleanup_tmp_directories=remove_unfinished, max_to_keep=None
-            )
-            handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
-            self._opened = ocp.CheckpointManager(self.path.resolve() / "checkpoints", options=options, item_handlers=handlers)
-        return self._opened
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), about=ocp.args.JsonRestore())
+        restored = checkpointer.restore(place, args=args)
+        described = _about(restored)
+        # Checkpoints of before there were digests have none.
+        if "arrays" in described and digest(restored.state) != described["arrays"]:
+            raise DamagedError("its arrays are not those that were written")
+    return restored.state, described
 
 
-def is_run(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is a run directory."""
-    return (Path(path) / "config.json").is_file()
+def about(path: Path) -> dict[str, Any]:
+    """What :func:`write` was told of a checkpoint, and the digest of its arrays; no array is read.
+
+    Raises:
+      FileNotFoundError, DamagedError: as :func:`read`.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    with _reading(path) as (ocp, checkpointer, place):
+        return _about(checkpointer.restore(place, args=ocp.args.Composite(about=ocp.args.JsonRestore())))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file at once: readers see the old text or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def shapes(path: Path) -> Any:
+    """The tree of a checkpoint's arrays with ``shape`` and ``dtype`` at the leaves; no array is read.
+
+    Raises:
+      FileNotFoundError, DamagedError: as :func:`read`.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    with _reading(path) as (_, checkpointer, place):
+        return _item(checkpointer.metadata(place), "state")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """:func:`write_text` of indented JSON."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+def same_shapes(stored: Any, expected: Any, collections: tuple[str, ...], where: str) -> None:
+    """Raises ``ValueError`` naming the arrays of these collections that are not the same in both trees."""
 
+    def named(tree: Any) -> dict[str, tuple[int, ...]]:
+        return {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
-def _arrays(state: TrainState) -> dict[str, Any]:
-    """The state's arrays; its functions are rebuilt from the config."""
-    names = ("step", "params", "opt_state", "batch_stats", "seed", *(("average",) if state.average_decay else ()))
-    return {name: getattr(state, name) for name in names}
-
-
-def _check_same_arrays(stored: Any, expected: Any, where: str) -> None:
-    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        # Optimizer states are tuples in memory and lists or dicts on disk, with the same names in this form.
-        return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
-
-    for collection in ("params", "batch_stats", "opt_state", "average"):
-        theirs, ours = shapes(stored.get(collection, {})), shapes(expected.get(collection, {}))
+    for collection in collections:
+        theirs, ours = named(stored.get(collection, {})), named(expected.get(collection, {}))
         differences = [
             f"{collection}/{name}: stored {theirs.get(name, 'nothing')}, expected {ours.get(name, 'nothing')}"
             for name in sorted(theirs.keys() | ours.keys())
@@ -255,3 +154,105 @@ def _check_same_arrays(stored: Any, expected: Any, where: str) -> None:
                 + "; ".join(differences[:5])
                 + (" ..." if differences[5:] else "")
             )
+
+
+def _name(path: Any) -> str:
+    # Optimizer states are tuples in memory and lists or dicts on disk, with the same names in this form.
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _about(restored: Any) -> dict[str, Any]:
+    if not isinstance(restored.about, dict):
+        raise DamagedError("what it says of itself is no JSON object")
+    return dict(restored.about)
+
+
+def _item(metadata: Any, name: str) -> Any:
+    """The tree of an item's metadata."""
+    found = metadata.item_metadata[name]
+    tree = getattr(found, "tree", found)
+    if not isinstance(tree, dict) or "params" not in tree:
+        raise DamagedError(f"there are no arrays in its {name}")
+    return tree
+
+
+@contextlib.contextmanager
+def _orbax(path: Path) -> Iterator[tuple[Any, Any, Path]]:
+    """Orbax, a checkpointer, and ``path`` in a form that it takes; silent, as what fails is said by whoever catches it."""
+    import orbax.checkpoint as ocp
+
+    handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_silence())
+        # Orbax looks for its parts by patterns and writes "\\" as "/": it gets a plain name for a parent that has others.
+        place = Path(os.path.abspath(path))
+        if not re.fullmatch(r"[\w./-]*", str(place), re.ASCII):
+            link = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+            link.symlink_to(place.parent, target_is_directory=True)
+            place = link / place.name
+        checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+        stack.callback(checkpointer.close)
+        yield ocp, checkpointer, place
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[tuple[Any, Any, Path]]:
+    try:
+        with _orbax(path) as parts:
+            yield parts
+    except DamagedError as error:
+        raise DamagedError(f"the checkpoint {path} is damaged: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # what damaged bytes do to orbax, tensorstore and JSON has no bounded set of types
+        raise DamagedError(f"the checkpoint {path} is damaged: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps orbax from logging tracebacks of its threads: a failure comes as an exception as well."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        sys.unraisablehook = lambda _: None
+        try:
+            yield
+        except BaseException as error:
+            # What failed complains once more when its futures and coroutines are collected: that is now.
+            failed: BaseException | None = error
+            while failed is not None:
+                traceback.clear_frames(failed.__traceback__)
+                failed = failed.__cause__ or failed.__context__
+            gc.collect()
+            # Reads that were under way end later, on threads of tensorstore, and complain that nobody waits any more.
+            hook = hook if isinstance(hook, _LateReads) else _LateReads(hook)
+            raise
+    finally:
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class _LateReads:
+    """A hook for exceptions that nobody can catch: leaves out those of an event loop that has ended."""
+
+    def __init__(self, before: Any):
+        self._before = before
+
+    def __call__(self, unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+            self._before(unraisable)
+
+
+def _is_full(error: BaseException) -> bool:
+    text = str(error)
+    return (isinstance(error, OSError) and error.errno == errno.ENOSPC) or os.strerror(errno.ENOSPC) in text
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says, short: orbax's go on for pages."""
+    lines = str(error).strip().splitlines()
+    said = re.sub(r" \[tensorstore_spec=.*| \[source locations?=.*", "", lines[0]) if lines else ""
+    return f"{type(error).__name__}: {said[:200]}" if said else type(error).__name__

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from colnorm import crf
-from colnorm.checkpoint import RunDirectory, write_json
 from colnorm.data import text as raw_text
 from colnorm.data.encoding import Encoder
 from colnorm.data.schemes import entities
+from colnorm.files import write_json
+from colnorm.run_directory import RunDirectory
 from colnorm.tagger import apply, build, decode
 from colnorm.training import Monitor
 

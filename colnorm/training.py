@@ -302,7 +302,7 @@ class Monitor:
 
 
 class Store(Protocol):
-    """What :func:`fit` needs of a run directory (:class:`colnorm.checkpoint.RunDirectory` is one)."""
+    """What :func:`fit` needs of a run directory (:class:`colnorm.run_directory.RunDirectory` is one)."""
 
     def append(self, record: Mapping[str, Any]) -> None: ...
     def save(self, state: TrainState, epoch: int, best_epoch: int | None) -> None: ...

@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )
     if command.output is not None:
-        from colnorm.checkpoint import write_json
+        from colnorm.files import write_json
 
         write_json(command.output, measured)
     return 0

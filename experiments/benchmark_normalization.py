@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured = measure(command)
     benchmarking.show(measured)
     if command.output is not None:
-        from colnorm.checkpoint import write_json
+        from colnorm.files import write_json
 
         write_json(command.output, measured)
     return 0

@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for note in measured["notes"]:
         print(note)
     if command.output is not None:
-        from colnorm.checkpoint import write_json
+        from colnorm.files import write_json
 
         write_json(command.output, measured)
     if command.plot is not None:

@@ -42,7 +42,7 @@ class Command:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     command = tyro.cli(Command, prog="python -m experiments.benchmark_seeds", args=arguments, description=__doc__)
-    from colnorm.checkpoint import write_json
+    from colnorm.files import write_json
     from experiments import process
 
     process.prepare(1, cache=False)

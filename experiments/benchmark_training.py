@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (missing := benchmarking.require_peers()) is not None:
         print(f"error: {missing}", file=sys.stderr)
         return 1
-    from colnorm.checkpoint import write_json
+    from colnorm.files import write_json
     from experiments import process
 
     process.prepare(command.devices, command.batch_size, keep_memory=not command.plain, cache=False)

@@ -4,7 +4,6 @@ python -m experiments.compare_cifar runs/cifar10-* --output results/cifar10
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +42,8 @@ def compare(command: Command) -> list[Path]:
     """Writes the pictures, the table as Markdown and all records as JSON; prints the table. Returns what it wrote."""
     import numpy as np
 
-    from colnorm.checkpoint import RunDirectory, write_text
+    from colnorm.files import read_json, write_text
+    from colnorm.run_directory import EVALUATION, RunDirectory
     from colnorm.training import Monitor
     from experiments import cifar, plotting, report
 
@@ -56,8 +56,8 @@ def compare(command: Command) -> list[Path]:
         if best is None:
             raise ValueError(f"{path} has no finished epoch")
         histories[path.name] = history
-        evaluated = path / "evaluation.json"
-        splits = json.loads(evaluated.read_text(encoding="utf-8"))["splits"] if evaluated.exists() else None
+        evaluated = path / EVALUATION
+        splits = read_json(evaluated)["splits"] if evaluated.exists() else None
         record = history[best - 1]
         rows.append(
             (

@@ -4,7 +4,6 @@ python -m experiments.compare_ner runs/ner_dataset-* --output runs/comparison
 """
 
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -44,7 +43,8 @@ def compare(command: Command) -> list[Path]:
     """Writes the picture, the table as Markdown and all records as JSON; prints the table. Returns what it wrote."""
     import numpy as np
 
-    from colnorm.checkpoint import RunDirectory, write_json, write_text
+    from colnorm.files import read_json, write_json, write_text
+    from colnorm.run_directory import EVALUATION, RunDirectory
     from experiments import plotting, published, report
 
     histories: dict[str, Any] = {}
@@ -52,11 +52,11 @@ def compare(command: Command) -> list[Path]:
     rows = []
     for path in command.runs:
         history = RunDirectory.open(path).history()
-        file = path / "evaluation.json"
+        file = path / EVALUATION
         if not history or not file.exists():
             raise ValueError(f"{path} is not evaluated yet: python -m experiments.evaluate_ner {path}")
         histories[path.name] = history
-        evaluations[path.name] = evaluated = json.loads(file.read_text(encoding="utf-8"))
+        evaluations[path.name] = evaluated = read_json(file)
         theirs = published.figures()["report"]["taggers"].get(path.name.rsplit("-", 1)[-1], {})
         stated = [theirs.get(name, [math.nan] * 3)[2] for name in ("micro_f1", "macro_f1")]  # on test
         f1 = {name: f"{split['micro']['f1']:.2%} / {split['macro']['f1']:.2%}" for name, split in evaluated["splits"].items()}

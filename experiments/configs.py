@@ -4,13 +4,29 @@ What the report states is taken over as it is; what it leaves open is chosen her
 """
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Literal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from annotated_types import Ge, Gt, Interval
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
 from colnorm.resnet import Normalization, NormPlacement
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
+# Types and ranges hold wherever a config is made: out of a command line, a file or another config.
+CHECKED = ConfigDict(strict=True, allow_inf_nan=False)
+Count = Annotated[int, Ge(1)]
+Size = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Interval(ge=0, lt=1)]
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
+
+
+@dataclass(frozen=True, config=CHECKED)
 class CifarConfig:
     """A ResNet on images. Rates are per step, epochs count from 1."""
 
@@ -18,9 +34,9 @@ class CifarConfig:
     """nn none, bn batch, in instance, bin batch-instance, ln layer, gn group, flax_bn Flax's own batch norm."""
     norm_placement: NormPlacement = "before_addition"
     """Of a block's second norm: before the shortcut is added (He et al.), or after it, before the activation (the report)."""
-    num_groups: int = 16
+    num_groups: Literal[1, 2, 4, 8, 16] = 16
     """Of gn; they must divide 16."""
-    n: int = 2
+    n: Count = 2
     """Blocks in each of the three stages: the network has 6n+2 layers."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of convolutions and features; statistics, loss and parameters stay float32."""
@@ -29,45 +45,45 @@ class CifarConfig:
     """cifar10, or the 1,797 handwritten digits that come with scikit-learn."""
     data_dir: str | None = None
     """Directory with CIFAR-10's binary or python version; without one tensorflow-datasets fetches it."""
-    crop_padding: int = 0
+    crop_padding: Annotated[int, Interval(ge=0, lt=32)] = 0
     """Random crops out of images reflected by this many pixels on each side; 0 for none. Drawn on the device."""
     flip: bool = False
     """Mirror every other training image at random."""
 
-    epochs: int = 100
+    epochs: Count = 100
     """Epochs at most."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Images in a step, over all devices."""
-    learning_rate: float = 0.1
+    learning_rate: Positive = 0.1
     """At the start, or at its peak with the cosine schedule."""
     schedule: Literal["constant", "decay", "step", "cosine"] = "constant"
     """constant; decay (by decay_factor after every epoch); step (after each of decay_epochs); cosine (to 0, after warm-up)."""
-    decay_factor: float = 0.1
+    decay_factor: Annotated[float, Interval(gt=0, le=1)] = 0.1
     """What the decay and step schedules multiply with."""
-    decay_epochs: tuple[int, ...] = ()
+    decay_epochs: tuple[Count, ...] = ()
     """Epochs after which the step schedule drops."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: NotNegative = 0.0
     """Linear warm-up of the cosine schedule."""
-    momentum: float = 0.9
+    momentum: Fraction = 0.9
     """Fraction of the momentum buffer kept at a step."""
     nesterov: bool = False
     """Nesterov momentum."""
-    weight_decay: float = 1e-4
+    weight_decay: NotNegative = 1e-4
     """L2 coefficient, added to the gradient."""
     decay_vectors: bool = True
     """Decay biases, scales and gates too, as PyTorch's SGD does."""
-    gate_multiplier: float = 1.0
+    gate_multiplier: Positive = 1.0
     """Learning rate of batch-instance gates in units of the others'; with any but 1 they have no weight decay."""
-    clip_global_norm: float | None = None
+    clip_global_norm: Positive | None = None
     """Scale longer gradients down to this L2 norm."""
-    label_smoothing: float = 0.0
+    label_smoothing: Fraction = 0.0
     """Training targets are 1 - s for the label plus s spread over all classes; evaluation is never smoothed."""
 
-    patience: int | None = 10
+    patience: Count | None = 10
     """Stop after this many epochs without a better validation accuracy; None trains all epochs."""
-    seed: int = 0
+    seed: Seed = 0
     """Of parameters, order, augmentation, and the split into training and validation data."""
-    devices: int | None = None
+    devices: Count | None = None
     """Devices to split each batch over; all by default. On a CPU this many virtual ones are made (by default one a core)."""
 
 
@@ -124,7 +140,7 @@ CIFAR_PRESETS: dict[str, tuple[str, CifarConfig]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class NerConfig:
     """A sequence tagger. Rates are per step, epochs count from 1."""
 
@@ -135,30 +151,30 @@ class NerConfig:
     tag_column: int = -1
     """Of column files."""
 
-    word_features: int = 100
+    word_features: Count = 100
     """Size of word embeddings drawn at random; with --glove the file says it."""
     glove: str | None = None
     """GloVe text file with the word embeddings to begin with; they are trained on."""
-    vector_words: int = 0
+    vector_words: Size = 0
     """Of the first words of --glove this many are known even where training data lacks them, with their vectors; all of
     glove.6B are 400000. Each costs a row of the embedding, its gradient and its momentum."""
     lowercase: bool = False
     """Words that differ only in case share an embedding."""
     fold_digits: bool = False
     """Words that differ only in digits share an embedding."""
-    min_count: int = 1
+    min_count: Count = 1
     """Words seen less often in training are unknown."""
     characters: bool = False
     """Read each word's characters with a bidirectional LSTM."""
-    character_features: int = 25
+    character_features: Count = 25
     """Size of a character's embedding."""
-    character_hidden: int = 25
+    character_hidden: Count = 25
     """Features of the character LSTM in each direction."""
-    word_length: int = 16
+    word_length: Count = 16
     """Characters read of a word; of longer ones the first and the last half."""
-    shape_features: int = 0
+    shape_features: Size = 0
     """Size of the embedding of a word's capitalisation; 0 leaves it out."""
-    hidden: int = 100
+    hidden: Count = 100
     """Features of the LSTM over words in each direction."""
     layer_norm: Literal["gates", "output"] | None = None
     """Normalize inside the cell: gates as Ba et al. (2016), output as the report."""
@@ -166,43 +182,43 @@ class NerConfig:
     """Each tag for itself, or a linear-chain CRF."""
     constrained: bool = True
     """The CRF forbids moves that BIO doesn't allow."""
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     """At the input and the output of the LSTM over words."""
-    word_dropout: float = 0.0
+    word_dropout: Fraction = 0.0
     """Rate at which training replaces words by the unknown word."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of embeddings and LSTMs; the CRF, the loss and the parameters stay float32."""
 
-    epochs: int = 60
+    epochs: Count = 60
     """Epochs at most."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Sentences in a step, over all devices."""
-    buckets: int = 6
+    buckets: Count = 6
     """Padded lengths, chosen from the data, among which batches are drawn."""
     loss: Literal["sentence", "token"] = "sentence"
     """Gradients are those of the mean -log p(tags) of a sentence, or of a token."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """Adam has decoupled weight decay."""
-    learning_rate: float = 0.01
+    learning_rate: Positive = 0.01
     """At the start, or at its peak with the cosine schedule."""
     schedule: Literal["constant", "cosine"] = "constant"
     """constant, or cosine (to 0, after warm-up)."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: NotNegative = 0.0
     """Linear warm-up of the cosine schedule."""
-    momentum: float = 0.9
+    momentum: Fraction = 0.9
     """SGD's; Adam's first moment keeps the same fraction."""
-    weight_decay: float = 1e-4
+    weight_decay: NotNegative = 1e-4
     """L2 coefficient of SGD; decoupled with Adam, and there of matrices only."""
-    clip_global_norm: float | None = 5.0
+    clip_global_norm: Positive | None = 5.0
     """Scale longer gradients down to this L2 norm."""
-    average_decay: float = 0.0
+    average_decay: Fraction = 0.0
     """Evaluate and keep an exponential moving average of the parameters with this decay; 0 for none."""
 
-    patience: int | None = 5
+    patience: Count | None = 5
     """Stop after this many epochs without a better validation micro F1; None trains all epochs."""
-    seed: int = 0
+    seed: Seed = 0
     """Of parameters, order, dropout, and the split of a csv."""
-    devices: int | None = None
+    devices: Count | None = None
     """Devices to split each batch over; all by default. On a CPU this many virtual devices are made (1 by default)."""
 
 
@@ -248,3 +264,36 @@ NER_PRESETS: dict[str, tuple[str, NerConfig]] = {
         ),
     ),
 }
+
+
+def from_stored(kind: type[T], stored: Mapping[str, Any], where: str) -> T:
+    """The config that JSON holds; what came later has its default, what is gone is left out.
+
+    Raises:
+      ValueError: a value has another type or is out of its range; names ``where`` and each.
+    """
+    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # T is one of the two above
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items() if name in fields}
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ValueError(f"{where} is damaged: {explain(error)}") from None
+
+
+def parse(read: Callable[[], T]) -> T:
+    """What ``read`` makes of a command line; a value out of its range ends the process as one of another type does."""
+    try:
+        return read()
+    except ValidationError as error:
+        print(f"error: {explain(error, option=True)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def explain(error: ValidationError, option: bool = False) -> str:
+    """What is wrong with a config, in one line; fields named as options of a command where that is wanted."""
+    told = []
+    for problem in error.errors():
+        name = str(problem["loc"][0])
+        shown = f"--{name.replace('_', '-')}" if option else name
+        told.append(f"{shown}: {problem['msg'].lower().replace('input should', 'it should')}, got {problem['input']!r}")
+    return "; ".join(dict.fromkeys(told))

@@ -75,7 +75,7 @@ def measure(command: Command) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     command = tyro.cli(Command, prog="python -m experiments.crf_cost", args=arguments, description=__doc__)
-    from colnorm.checkpoint import write_json
+    from colnorm.files import write_json
     from experiments import process, report
 
     process.prepare()

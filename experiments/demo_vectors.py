@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse.linalg
 
-from colnorm.checkpoint import write_text
 from colnorm.data import sample
+from colnorm.files import write_text
 
 WINDOW = 2  # words on each side
 FEATURES = 50

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.configs import CifarConfig
+from experiments.configs import CifarConfig, from_stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +39,17 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
 
     import numpy as np
 
-    from colnorm.checkpoint import RunDirectory, write_json
     from colnorm.data import images
+    from colnorm.files import write_json
     from colnorm.metrics import classification_figures
     from colnorm.parallel import make_engine
+    from colnorm.run_directory import CONFIG, CONFUSION, EVALUATION, RunDirectory
     from colnorm.training import Monitor
     from experiments import cifar, plotting, report
 
     run = RunDirectory.open(command.run)
-    if run.config.get("task") != "cifar":
-        raise ValueError(f"{command.run} holds a run of task {run.config.get('task')!r}, not of an image network")
-    fields = {field.name for field in dataclasses.fields(CifarConfig)}
-    config = CifarConfig(**{name: value for name, value in run.config.items() if name in fields})
+    run.check_task("cifar")
+    config = from_stored(CifarConfig, run.config, str(run.file(CONFIG)))
     epoch = run.choose(command.checkpoint, Monitor("validation_accuracy"))
 
     data = images.load(config.data, command.data_dir or config.data_dir, config.seed)
@@ -71,10 +70,9 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
             "confusion": sums["confusion"].astype(int).tolist(),
         }
     written = {"epoch": epoch, "class_names": list(data.class_names), "splits": results, "machine": process.describe()}
-    write_json(run.path / "evaluation.json", written)
+    write_json(run.file(EVALUATION), written)
     title = f"{run.path.name}, epoch {epoch}"
-    picture = plotting.draw_confusions(confusions, data.class_names, run.path / "confusion.png", title)
-    run.close()
+    picture = plotting.draw_confusions(confusions, data.class_names, run.file(CONFUSION), title)
     if quiet:
         return written
 
@@ -87,7 +85,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
         for number, class_name in enumerate(data.class_names)
     }
     console.print(report.figures_table("F1 by class", by_class))
-    console.print(f"written: {run.path / 'evaluation.json'}, {picture}", highlight=False, soft_wrap=True)
+    console.print(f"written: {run.file(EVALUATION)}, {picture}", highlight=False, soft_wrap=True)
     return written
 
 

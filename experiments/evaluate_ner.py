@@ -12,13 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.configs import NerConfig
-
-PREDICTIONS = "test_predictions.conll"
-"""Word, right tag and predicted tag of each token of the test sentences, as conlleval reads them."""
-
-COUNTS = "test_counts.json"
-"""For each test sentence the entities found and right, found, and to be found: what comparisons of taggers need of it."""
+from experiments.configs import NerConfig, from_stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +39,26 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
     import numpy as np
 
     from colnorm import crf, tagger
-    from colnorm.checkpoint import RunDirectory, write_json, write_text
     from colnorm.data import conll, schemes
+    from colnorm.files import write_json, write_text
     from colnorm.metrics import calibration, entity_counts, tagging_figures
     from colnorm.predict import METRIC, read_tagger
+    from colnorm.run_directory import (
+        CALIBRATION,
+        CONFIG,
+        COUNTS,
+        ENTITY_TYPES,
+        EVALUATION,
+        PREDICTIONS,
+        TRANSITIONS,
+        RunDirectory,
+    )
     from colnorm.training import Monitor
     from experiments import ner, plotting, report
 
     run = RunDirectory.open(command.run)
-    if run.config.get("task") != "ner":
-        raise ValueError(f"{command.run} holds a run of task {run.config.get('task')!r}, not of a tagger")
-    names = {field.name for field in dataclasses.fields(NerConfig)}
-    config = NerConfig(**{name: value for name, value in run.config.items() if name in names})
+    run.check_task("ner")
+    config = from_stored(NerConfig, run.config, str(run.file(CONFIG)))
     fields, encoder = read_tagger(run.path)
     model = tagger.build(fields)
     epoch = run.choose(command.checkpoint, Monitor(METRIC))
@@ -86,9 +88,9 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
         "".join(f"{' '.join(columns)}\n" for columns in zip(sentence.words, sentence.tags, predicted, strict=True))
         for sentence, predicted in zip(data.test, on_test, strict=True)
     )
-    write_text(run.path / PREDICTIONS, "\n".join(lines))
+    write_text(run.file(PREDICTIONS), "\n".join(lines))
     counts = entity_counts([sentence.tags for sentence in data.test], on_test)
-    write_text(run.path / COUNTS, json.dumps(counts.tolist()) + "\n")
+    write_text(run.file(COUNTS), json.dumps(counts.tolist()) + "\n")
     written: dict[str, Any] = {
         "epoch": epoch,
         "mode": "seqeval's default: entities as conlleval reads them, exact span and type",
@@ -103,15 +105,14 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
         parts = {name: np.asarray(values).astype(object) for name, values in chain._asdict().items()}
         scores = {name: np.where(values == -np.inf, np.array(None), values).tolist() for name, values in parts.items()}
         written["chain"] = {"tag_names": list(encoder.tags.names), **scores}
-    write_json(run.path / "evaluation.json", written)
+    write_json(run.file(EVALUATION), written)
     title = f"{run.path.name}, epoch {epoch}"
     pictures = [
-        plotting.draw_entity_types(results, run.path / "entity_types.png", title),
-        plotting.draw_calibration({title: results["test"]["calibration"]}, run.path / "calibration.png"),
+        plotting.draw_entity_types(results, run.file(ENTITY_TYPES), title),
+        plotting.draw_calibration({title: results["test"]["calibration"]}, run.file(CALIBRATION)),
     ]
     if chain is not None:
-        pictures.append(plotting.draw_transitions(chain, encoder.tags.names, run.path / "transitions.png", title))
-    run.close()
+        pictures.append(plotting.draw_transitions(chain, encoder.tags.names, run.file(TRANSITIONS), title))
     if quiet:
         return written
 
@@ -121,7 +122,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
         console.print(about, highlight=False, soft_wrap=True)
         console.print(report.entities_table(result))
     console.print(f"entities by {written['mode']}", highlight=False)
-    files = [run.path / "evaluation.json", run.path / PREDICTIONS, run.path / COUNTS, *pictures]
+    files = [run.file(EVALUATION), run.file(PREDICTIONS), run.file(COUNTS), *pictures]
     console.print(f"written: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
     return written
 

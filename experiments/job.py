@@ -1,11 +1,11 @@
 """A row of the study with one seed as two commands, training and evaluation, each in a process of its own."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from colnorm.run_directory import EVALUATION, METRICS, RunDirectory, is_run
 from experiments import record
 from experiments.process import available_cores
 from experiments.study import Row, Scale
@@ -86,13 +87,12 @@ class Job:
     @property
     def epoch_seconds(self) -> list[float]:
         """Of the epochs that are done."""
-        from colnorm.checkpoint import RunDirectory, is_run
-
         history: Sequence[Mapping[str, Any]] = ()
         if self.is_finished:
             history = self.read_record()["history"]
         elif is_run(self.run):
-            history = RunDirectory.open(self.run).history()
+            with contextlib.suppress(ValueError):  # damaged: its own command will say so, and stop nothing else
+                history = RunDirectory.open(self.run).history()
         return [epoch["seconds"] for epoch in history]
 
     @property
@@ -119,10 +119,12 @@ class Job:
 
     def commands(self, places: Mapping[str, str]) -> list[list[str]]:
         """What is left to run, each after ``python -m``."""
-        if (self.run / "evaluation.json").exists():
+        if (self.run / EVALUATION).exists():
             return []
         evaluate = f"experiments.evaluate_{'cifar' if self.row.task == 'images' else 'ner'}"
-        train = [*self.train_arguments(places), *(["--resume"] if self.epoch_seconds else [])]
+        # A run without a record is one that was stopped before its first epoch was stored: nothing to go on with.
+        begun = (self.run / METRICS).exists() and (self.run / METRICS).stat().st_size > 0
+        train = [*self.train_arguments(places), "--resume" if begun else "--overwrite"]
         return [train, [evaluate, str(self.run)]]
 
     def do(self, places: Mapping[str, str], place: "Place", children: "Children", say: Say | None = None) -> bool:
@@ -138,8 +140,6 @@ class Job:
           KeyboardInterrupt: it was stopped.
         """
         self._failure_file.unlink(missing_ok=True)
-        if self.run.exists() and not self.epoch_seconds:
-            shutil.rmtree(self.run)  # stopped before its first epoch was stored: nothing to go on with
         for command in self.commands(places):
             errors = self.run.with_suffix(".stderr")
             try:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from colnorm.checkpoint import write_text
 from colnorm.data.glove import Coverage
+from colnorm.files import write_text
 from experiments import plotting, record, report
 from experiments.differences import differences
 

@@ -7,7 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from colnorm.files import TEMPORARY, StorageError
+
 History = Sequence[Mapping[str, Any]]
+
+
+def _as_it_is(figure: Any) -> None:
+    """Draws names as they are, whatever they hold: no formula between dollars, no character that a font can't have."""
+    from matplotlib.text import Text
+
+    axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis) if axis.get_scale() == "log"]
+    powers = {id(label) for axis in axes for label in axis.get_ticklabels(which="both")}
+    for text in figure.findobj(Text):
+        if id(text) not in powers:
+            text.set_parse_math(False)
+            shown = (c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text.get_text())
+            text.set_text("".join(shown))
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
@@ -32,11 +47,17 @@ def reproducible() -> Iterator[None]:
 def _save(figure: Any, path: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    unfinished = path.with_name(f".{path.name}")  # a picture is whole or not there
+    unfinished = path.with_name(path.name + TEMPORARY)  # a picture is whole or not there
     kind = path.suffix.removeprefix(".")
-    figure.savefig(unfinished, dpi=120, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    unfinished.replace(path)
-    plt.close(figure)
+    _as_it_is(figure)
+    try:
+        figure.savefig(unfinished, dpi=120, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise StorageError(f"could not write {path}: {error.strerror}") from error
+    finally:
+        plt.close(figure)
     return path
 
 

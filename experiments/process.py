@@ -1,19 +1,22 @@
 """What a process needs before JAX starts, how it ends, and what it says about itself."""
 
+import contextlib
 import ctypes
 import functools
+import io
 import os
 import platform
 import re
 import resource
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-MACHINE = "machine.json"  # of a run: what trained it
 MOST_DEVICES = 8  # virtual ones; with more, a batch's parts become too small to fill a core's kernels
 # Without this XLA's CPU pipeline drops every optimization barrier before it fuses; colnorm/convolution.py needs them.
 XLA_FLAGS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
@@ -90,32 +93,72 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "colnorm"
 
 
+class Terminated(BaseException):
+    """SIGTERM came: what runs is dropped, and what is stored stays."""
+
+
 def exit_status(action: Callable[[], Any], run_path: Path | None = None) -> int:
     """Runs a command and returns its exit status; what users can mend becomes one line on standard error.
 
-    ``run_path`` is the run directory that a training writes: after a failure the line says what is left of the run.
+    Args:
+      action: the command.
+      run_path: the run directory that a training writes: after a failure the line says what is left of the run.
+
+    Returns:
+      0; 1 after an error, 130 after Ctrl-C, 143 after SIGTERM. The two drop the epoch that is trained: it is trained again
+      when the run is resumed.
     """
-    from colnorm.checkpoint import RunDirectory, is_run
+    from colnorm.files import StorageError
+    from colnorm.run_directory import RunDirectory, is_run
     from colnorm.training import NonFiniteLossError
 
+    def stored() -> str:
+        epochs = RunDirectory.open(run_path).epochs() if run_path is not None and is_run(run_path) else []
+        if not epochs:
+            return "" if run_path is None else "; no epoch was stored yet"
+        return f"; stored up to epoch {epochs[-1]}: go on with the same command and --resume --run {run_path}"
+
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that are no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        action()
+        with _terminable():
+            action()
     except NonFiniteLossError as error:
         epochs = RunDirectory.open(run_path).epochs() if run_path is not None else []
         good = f"the last good checkpoint is {run_path}/checkpoints/{epochs[-1]}" if epochs else "no checkpoint was written yet"
         print(f"error: {error}; {good}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        left = ""
-        if run_path is not None:
-            stored = is_run(run_path)
-            left = f"; go on with the same command and --resume --run {run_path}" if stored else "; nothing was stored yet"
-        print(f"\ninterrupted{left}", file=sys.stderr)
+        print(f"\ninterrupted{stored()}", file=sys.stderr)
         return 130
+    except Terminated:
+        print(f"\nterminated{stored()}", file=sys.stderr)
+        return 143
+    except StorageError as error:
+        print(f"error: {error}{stored()}", file=sys.stderr)
+        return 1
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside it SIGTERM raises :class:`Terminated`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(*_: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def peak_memory_mib() -> float:

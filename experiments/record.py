@@ -8,27 +8,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.evaluate_ner import COUNTS
-from experiments.process import MACHINE
+from colnorm.files import read_json, write_text
+from colnorm.run_directory import COUNTS, COVERAGE, EVALUATION, MACHINE, RunDirectory
 from experiments.study import Scale
-from experiments.train_ner import COVERAGE
 
 PLACES = ("data_dir", "data", "glove")  # fields of a config
+FIELDS = ("scale", "config", "history", "evaluation", "machine", "vectors", "test_counts")
 
 
 def write(run: Path, scale: Scale, path: Path) -> None:
     """Writes the record of an evaluated run."""
-    from colnorm.checkpoint import RunDirectory, write_text
-
     opened = RunDirectory.open(run)
     record = {
         "scale": scale,
         "config": {name: Path(value).name if name in PLACES and value else value for name, value in opened.config.items()},
         "history": opened.history(),
-        "evaluation": _read(run / "evaluation.json"),
-        "machine": _read(run / MACHINE),
-        "vectors": _read(run / COVERAGE),
-        "test_counts": _read(run / COUNTS),
+        "evaluation": _read(opened.file(EVALUATION)),
+        "machine": _read(opened.file(MACHINE)),
+        "vectors": _read(opened.file(COVERAGE)),
+        "test_counts": _read(opened.file(COUNTS)),
     }
     path.parent.mkdir(exist_ok=True)
     write_text(path, json.dumps(record) + "\n")
@@ -43,11 +41,17 @@ def read(path: Path) -> dict[str, Any]:
     Returns:
       ``scale``; ``config``; ``history``, the entries of the epochs; ``evaluation``; ``machine`` that trained it; of taggers
       ``vectors``, what was found of the vocabulary, and ``test_counts``, of :func:`colnorm.metrics.entity_counts`, else None.
+
+    Raises:
+      ValueError: it is damaged; names the file.
     """
-    record: dict[str, Any] = _read(path)
-    return record
+    stored = read_json(path)
+    missing = [name for name in FIELDS if name not in stored] if isinstance(stored, dict) else list(FIELDS)
+    if missing:
+        raise ValueError(f"{path} is damaged: expected the record of a run, which has {', '.join(missing)} too")
+    return dict(stored)
 
 
 def _read(file: Path) -> Any:
     """None where there is no such file."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return read_json(file) if file.exists() else None

@@ -16,7 +16,7 @@ class EpochProgress:
     def __init__(self, epochs: int, steps_per_epoch: int, name: str):
         self._epochs, self._steps = epochs, steps_per_epoch
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -63,8 +63,8 @@ class EpochProgress:
 
 def make_console() -> Console:
     """Standard output; wide where it is a file, so that tables aren't cut."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+    console = Console(markup=False)  # names of runs may hold brackets
+    return console if console.is_terminal else Console(width=140, markup=False)
 
 
 def figures_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:

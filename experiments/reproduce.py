@@ -70,7 +70,7 @@ def reproduce(command: Command) -> Path:
         a record there is of another run than the row's.
       RuntimeError: some rows failed; the others are done.
     """
-    from colnorm.checkpoint import write_json
+    from colnorm.files import write_json
     from experiments import gather, page
 
     named = any((command.data_dir, command.ner_data, command.glove))

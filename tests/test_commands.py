@@ -21,8 +21,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from tiny_training import SIZES, interrupt, tiny
 
 from colnorm import ResNet
-from colnorm.checkpoint import RunDirectory
 from colnorm.data import images
+from colnorm.run_directory import RunDirectory
 from experiments import cifar, evaluate_cifar, train_cifar
 from experiments.configs import CIFAR_PRESETS, CifarConfig
 

@@ -16,8 +16,8 @@ from seqeval.metrics import classification_report
 from tiny_training import interrupt
 
 from colnorm import predict
-from colnorm.checkpoint import RunDirectory
 from colnorm.data import conll, sample, schemes
+from colnorm.run_directory import RunDirectory
 from colnorm.training import eval_step
 from experiments import compare_ner, evaluate_ner, ner, tag, train_ner
 from experiments.configs import NEEDS_GLOVE, NER_PRESETS, NerConfig

@@ -9,6 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from colnorm.run_directory import RunDirectory
 from experiments import gather, job, page, record, study
 from experiments.differences import differences
 
@@ -21,10 +22,9 @@ BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome
 def finish(job, accuracy):
     """What training and evaluation leave of a run that came to this accuracy."""
     rng = np.random.default_rng(job.seed)
-    job.run.mkdir(parents=True)
     taggers = job.row.task == "taggers"
     config = {**dataclasses.asdict(job.row.config(job.scale)), "data": "ner_dataset.csv" if taggers else "cifar10"}
-    (job.run / "config.json").write_text(json.dumps(config | {"seed": job.seed}))
+    RunDirectory.create(job.run, "ner" if taggers else "cifar", config | {"seed": job.seed}).close()
     (job.run / "machine.json").write_text(json.dumps(MACHINE | {"devices": job.seed + 1}))
     if job.row.needs_glove:
         (job.run / "vectors.json").write_text(json.dumps(COVERAGE))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from colnorm import optimizers
-from colnorm.checkpoint import RunDirectory, is_run, write_json, write_text
+from colnorm.files import write_json, write_text
+from colnorm.run_directory import RunDirectory, is_run
 from colnorm.training import Monitor, TrainState
 
-CONFIG = {"task": "toy", "rate": 0.1, "drops": (1, 2), "directory": None}
+CONFIG = {"rate": 0.1, "drops": (1, 2), "directory": None}
 MONITOR = Monitor("accuracy")
 
 
@@ -56,7 +58,7 @@ def assert_same_state(ours, theirs):
 
 def make_run(path, accuracies=(), overwrite=False):
     """A run that was trained for some epochs; epoch n has the state ``make_state(n)``."""
-    run = RunDirectory.create(path, CONFIG, overwrite)
+    run = RunDirectory.create(path, "toy", CONFIG, overwrite)
     history = []
     for epoch, accuracy in enumerate(accuracies, 1):
         history.append({"epoch": epoch, "accuracy": accuracy})
@@ -71,11 +73,11 @@ def make_run(path, accuracies=(), overwrite=False):
 
 @pytest.mark.parametrize("more", [{}, {"momentum": 0.0}, {"clip_global_norm": 1.0, "gate_multiplier": 10.0}])
 def test_every_array_comes_back_bit_for_bit(tmp_path, more):
-    run = RunDirectory.create(tmp_path / "run", CONFIG)
+    run = RunDirectory.create(tmp_path / "run", "toy", CONFIG)
     state = make_state(4, **more)
     # What a comparison of values would not see.
     odd = state.params["first"]["kernel"]
-    odd[0] = [-0.0, np.nan, np.float32(1e-45)]
+    odd[0] = [-0.0, 3.0, np.float32(1e-45)]
     run.save(state, 4, 4)
     run.close()
     restored = RunDirectory.open(tmp_path / "run").restore(make_state(0, seed=0, **more), 4)
@@ -88,7 +90,7 @@ def test_every_array_comes_back_bit_for_bit(tmp_path, more):
 
 
 def test_only_the_best_and_the_latest_stay(tmp_path):
-    run = RunDirectory.create(tmp_path / "run", CONFIG)
+    run = RunDirectory.create(tmp_path / "run", "toy", CONFIG)
     history, kept = [], []
     for epoch, accuracy in enumerate([0.5, 0.7, 0.6, 0.65, 0.8], 1):
         history.append({"epoch": epoch, "accuracy": accuracy})
@@ -103,13 +105,21 @@ def test_a_checkpoint_says_whose_it_is(tmp_path):
     make_run(tmp_path / "run", [0.5])
     texts = [path.read_text() for path in (tmp_path / "run" / "checkpoints" / "1" / "about").iterdir() if path.is_file()]
     about = [json.loads(text) for text in texts if text.startswith("{")]
-    assert {"epoch": 1, "config": {**CONFIG, "drops": [1, 2]}} in about
+    (said,) = [of for of in about if "epoch" in of]
+    assert said["epoch"] == 1 and said["config"] == {**CONFIG, "drops": [1, 2]}
+    assert re.fullmatch("[0-9a-f]{64}", said["arrays"]) and re.fullmatch("[0-9a-f]{64}", said["records"])
 
 
 def test_the_current_directory_may_change(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    make_run("run", [0.5, 0.6])
-    assert RunDirectory.open("run").epochs() == [2]
+    run = make_run("run", [0.5, 0.6])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    state, _ = run.resume(make_state())
+    run.append({"epoch": 3, "accuracy": 0.7})
+    run.save(state, 3, 3)
+    monkeypatch.chdir(tmp_path)
+    assert RunDirectory.open("run").epochs() == [3] and list((tmp_path / "elsewhere").iterdir()) == []
 
 
 @pytest.mark.parametrize(("which", "epoch"), [("best", 2), ("latest", 4), ("2", 2), ("4", 4)])
@@ -146,7 +156,20 @@ def test_a_run_without_checkpoints(tmp_path):
 
 
 def test_without_any_finite_figure_the_best_is_the_latest(tmp_path):
-    assert make_run(tmp_path / "run", [float("nan"), float("nan")]).choose("best", MONITOR) == 2
+    class Never(Monitor):
+        def best_epoch(self, history):
+            return None
+
+    assert make_run(tmp_path / "run", [0.5, 0.6]).choose("best", Never("accuracy")) == 2
+
+
+def test_what_is_no_number_is_not_written_as_one(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", "toy", CONFIG)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.append({"epoch": 1, "accuracy": float("nan")})
+    with pytest.raises(ValueError, match=r"evaluation\.json can't hold"):
+        write_json(tmp_path / "evaluation.json", {"loss": float("inf")})
+    assert run.history() == [] and not (tmp_path / "evaluation.json").exists()
 
 
 def test_variables_come_back_without_model_and_optimizer(tmp_path):
@@ -160,7 +183,7 @@ def test_variables_come_back_without_model_and_optimizer(tmp_path):
 def test_an_average_is_stored_and_is_what_evaluation_restores(tmp_path):
     state = make_state(1).keep_average(0.9)
     state = state.replace(average=make_state(2).params)
-    run = RunDirectory.create(tmp_path / "run", CONFIG)
+    run = RunDirectory.create(tmp_path / "run", "toy", CONFIG)
     run.save(state, 1, 1)
     run.close()
     run = RunDirectory.open(tmp_path / "run")
@@ -227,6 +250,7 @@ def test_resume_cuts_the_records_back_to_the_checkpoint(tmp_path, torn):
 def test_resume_before_the_first_checkpoint_starts_anew(tmp_path):
     run = make_run(tmp_path / "run")
     run.append({"epoch": 1, "accuracy": 0.5})
+    run.close()
     fresh = make_state()
     state, history = RunDirectory.open(tmp_path / "run").resume(fresh)
     assert state is fresh and history == []
@@ -291,10 +315,10 @@ def test_a_run_is_not_overwritten_unless_asked(tmp_path):
     make_run(tmp_path / "run", [0.5])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(FileExistsError, match="holds a run already"):
-        RunDirectory.create(tmp_path / "run", {"task": "other"})
+        RunDirectory.create(tmp_path / "run", "other", {})
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    run = RunDirectory.create(tmp_path / "run", {"task": "other"}, overwrite=True)
-    assert run.epochs() == [] and run.history() == [] and run.config == {"task": "other"}
+    run = RunDirectory.create(tmp_path / "run", "other", {"a": 1}, overwrite=True)
+    assert run.epochs() == [] and run.history() == [] and (run.task, run.config) == ("other", {"a": 1})
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -302,18 +326,19 @@ def test_what_is_no_run_is_never_deleted(tmp_path, overwrite):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("ten years of work")
     with pytest.raises(FileExistsError, match="not a run directory"):
-        RunDirectory.create(tmp_path / "home", CONFIG, overwrite)
+        RunDirectory.create(tmp_path / "home", "toy", CONFIG, overwrite)
     with pytest.raises(OSError):
-        RunDirectory.create(tmp_path / "home" / "thesis.txt", CONFIG, overwrite)
+        RunDirectory.create(tmp_path / "home" / "thesis.txt", "toy", CONFIG, overwrite)
     assert (tmp_path / "home" / "thesis.txt").read_text() == "ten years of work"
     assert not is_run(tmp_path / "home")
 
 
 def test_an_empty_directory_may_become_a_run(tmp_path):
     (tmp_path / "run").mkdir()
-    RunDirectory.create(tmp_path / "run", CONFIG)
+    RunDirectory.create(tmp_path / "run", "toy", CONFIG)
     assert is_run(tmp_path / "run") and is_run(str(tmp_path / "run"))
-    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {**CONFIG, "drops": [1, 2]}
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored == {"format": "colnorm run", "version": 1, "task": "toy", "config": {**CONFIG, "drops": [1, 2]}}
 
 
 def test_opening_what_is_no_run(tmp_path):
@@ -324,17 +349,20 @@ def test_opening_what_is_no_run(tmp_path):
 
 @pytest.mark.parametrize("reopened", [False, True])
 def test_differences_between_configurations_are_named(tmp_path, reopened):
-    run = RunDirectory.create(tmp_path / "run", CONFIG)
+    run = RunDirectory.create(tmp_path / "run", "toy", CONFIG)
     if reopened:
         run = RunDirectory.open(tmp_path / "run")
-    run.check_config(CONFIG)
-    run.check_config({**CONFIG, "directory": "elsewhere"}, frozenset({"directory"}))
+    run.check_config("toy", CONFIG)
+    run.check_config("toy", {**CONFIG, "directory": "elsewhere"}, frozenset({"directory"}))
+    run.check_config("toy", {**CONFIG, "later": 1}, defaults={"later": 1, "rate": 5})
     with pytest.raises(ValueError, match=r"another configuration: drops was \[1, 2\], now \[3\], rate was 0\.1, now 0\.2$"):
-        run.check_config({**CONFIG, "rate": 0.2, "drops": (3,), "directory": "elsewhere"}, frozenset({"directory"}))
+        run.check_config("toy", {**CONFIG, "rate": 0.2, "drops": (3,), "directory": "elsewhere"}, frozenset({"directory"}))
     with pytest.raises(ValueError, match=r"momentum was None, now 0\.9"):
-        run.check_config({**CONFIG, "momentum": 0.9})
+        run.check_config("toy", {**CONFIG, "momentum": 0.9})
     with pytest.raises(ValueError, match=r"rate was 0\.1, now None"):
-        run.check_config({"task": "toy", "drops": [1, 2], "directory": None})
+        run.check_config("toy", {"drops": [1, 2], "directory": None})
+    with pytest.raises(ValueError, match=r"holds a run of task 'toy', not 'other'"):
+        run.check_config("other", CONFIG)
 
 
 def test_files_are_replaced_at_once(tmp_path, monkeypatch):
