@@ -22,12 +22,14 @@ class StorageError(OSError):
 def write_text(path: Path, text: str) -> None:
     """Replaces a file at once: readers see the old text or the new, never a part.
 
+    What utf-8 has no bytes for, as half of a surrogate pair out of a file's name, is written as an escape.
+
     Raises:
       StorageError: it could not be written; names the file, and the old one is as it was.
     """
     temporary = path.with_name(path.name + TEMPORARY)
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

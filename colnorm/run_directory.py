@@ -257,6 +257,21 @@ class RunDirectory:
         except OSError as error:
             raise StorageError(f"could not write {path}: {error.strerror}") from error
 
+    def evaluation(self) -> dict[str, Any] | None:
+        """What evaluation wrote, ``epoch`` and ``splits`` by name among it; None where the run isn't evaluated.
+
+        Raises:
+          ValueError: the file is damaged; names it.
+        """
+        path = self.path / EVALUATION
+        if not path.exists():
+            return None
+        stored = read_json(path)
+        splits = stored.get("splits") if isinstance(stored, dict) else None
+        if not isinstance(splits, dict) or not {"train", "validation", "test"} <= splits.keys() or "epoch" not in stored:
+            raise ValueError(f"{path} is damaged: expected an epoch and the splits train, validation and test")
+        return dict(stored)
+
     # ----------------------------------------------------------------------------------------------------- checkpoints
 
     def save(self, state: TrainState, epoch: int, best_epoch: int | None) -> None:
@@ -361,6 +376,12 @@ class RunDirectory:
         """
         self._lock.acquire()
         epochs, history = self.epochs(), self.history()
+        latest = epochs[-1] if epochs else 0
+        if len(history) not in (latest, latest + 1):
+            raise ValueError(
+                f"{self.path / METRICS} has records of {len(history)} epochs, but the latest checkpoint is of epoch {latest}; "
+                "put back what is missing of the two, or begin anew with --overwrite"
+            )
         restored, damage = (state, 0), []
         for epoch in reversed(epochs):
             try:
@@ -371,12 +392,6 @@ class RunDirectory:
         epoch = restored[1]
         if epochs and not epoch:
             raise DamagedError(f"no checkpoint of {self.path} can be read: {damage[0][1]}; --overwrite begins anew")
-        latest = epochs[-1] if epochs else 0
-        if len(history) not in (latest, latest + 1):
-            raise ValueError(
-                f"{self.path / METRICS} has records of {len(history)} epochs, but the latest checkpoint is of epoch {latest}; "
-                "put back what is missing of the two, or begin anew with --overwrite"
-            )
         for entry in self._unfinished():
             shutil.rmtree(entry)
         for broken, said in damage:

@@ -42,8 +42,8 @@ def compare(command: Command) -> list[Path]:
     """Writes the pictures, the table as Markdown and all records as JSON; prints the table. Returns what it wrote."""
     import numpy as np
 
-    from colnorm.files import read_json, write_text
-    from colnorm.run_directory import EVALUATION, RunDirectory
+    from colnorm.files import write_text
+    from colnorm.run_directory import RunDirectory
     from colnorm.training import Monitor
     from experiments import cifar, plotting, report
 
@@ -56,8 +56,8 @@ def compare(command: Command) -> list[Path]:
         if best is None:
             raise ValueError(f"{path} has no finished epoch")
         histories[path.name] = history
-        evaluated = path / EVALUATION
-        splits = read_json(evaluated)["splits"] if evaluated.exists() else None
+        evaluated = run.evaluation()
+        splits = None if evaluated is None else evaluated["splits"]
         record = history[best - 1]
         rows.append(
             (

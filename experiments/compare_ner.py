@@ -43,20 +43,20 @@ def compare(command: Command) -> list[Path]:
     """Writes the picture, the table as Markdown and all records as JSON; prints the table. Returns what it wrote."""
     import numpy as np
 
-    from colnorm.files import read_json, write_json, write_text
-    from colnorm.run_directory import EVALUATION, RunDirectory
+    from colnorm.files import write_json, write_text
+    from colnorm.run_directory import RunDirectory
     from experiments import plotting, published, report
 
     histories: dict[str, Any] = {}
     evaluations: dict[str, Any] = {}
     rows = []
     for path in command.runs:
-        history = RunDirectory.open(path).history()
-        file = path / EVALUATION
-        if not history or not file.exists():
+        run = RunDirectory.open(path)
+        history, evaluated = run.history(), run.evaluation()
+        if not history or evaluated is None:
             raise ValueError(f"{path} is not evaluated yet: python -m experiments.evaluate_ner {path}")
         histories[path.name] = history
-        evaluations[path.name] = evaluated = read_json(file)
+        evaluations[path.name] = evaluated
         theirs = published.figures()["report"]["taggers"].get(path.name.rsplit("-", 1)[-1], {})
         stated = [theirs.get(name, [math.nan] * 3)[2] for name in ("micro_f1", "macro_f1")]  # on test
         f1 = {name: f"{split['micro']['f1']:.2%} / {split['macro']['f1']:.2%}" for name, split in evaluated["splits"].items()}

@@ -58,7 +58,7 @@ class CifarConfig:
     """At the start, or at its peak with the cosine schedule."""
     schedule: Literal["constant", "decay", "step", "cosine"] = "constant"
     """constant; decay (by decay_factor after every epoch); step (after each of decay_epochs); cosine (to 0, after warm-up)."""
-    decay_factor: Annotated[float, Interval(gt=0, le=1)] = 0.1
+    decay_factor: Positive = 0.1
     """What the decay and step schedules multiply with."""
     decay_epochs: tuple[Count, ...] = ()
     """Epochs after which the step schedule drops."""

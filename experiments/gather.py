@@ -25,7 +25,7 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
     for name in dict.fromkeys(job.row.name for job in jobs):
         of_row = [job for job in jobs if job.row.name == name]
         row, scale = of_row[0].row, of_row[0].scale
-        seeds = [read_seed(job.read_record(), job.seed, row.task) for job in of_row if job.is_finished]
+        seeds = [_read_seed(job) for job in of_row if job.is_finished]
         failures = {str(job.seed): job.failure for job in of_row if job.failure is not None}
         # Beside figures of other data, the report's would say nothing.
         comparable = scale != "demo" and all(seed["has_published_data"] for seed in seeds)
@@ -55,6 +55,13 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
         "claims": check_claims(jobs),
         "placements": compare_placements(jobs),
     }
+
+
+def _read_seed(job: Job) -> dict[str, Any]:
+    try:
+        return read_seed(job.read_record(), job.seed, job.row.task)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{job.record} is damaged: {type(error).__name__}: {error}") from error
 
 
 def read_seed(of_run: Mapping[str, Any], seed: int, task: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from colnorm.files import read_json, write_text
-from colnorm.run_directory import COUNTS, COVERAGE, EVALUATION, MACHINE, RunDirectory
+from colnorm.run_directory import COUNTS, COVERAGE, MACHINE, RunDirectory
 from experiments.study import Scale
 
 PLACES = ("data_dir", "data", "glove")  # fields of a config
@@ -23,7 +23,7 @@ def write(run: Path, scale: Scale, path: Path) -> None:
         "scale": scale,
         "config": {name: Path(value).name if name in PLACES and value else value for name, value in opened.config.items()},
         "history": opened.history(),
-        "evaluation": _read(opened.file(EVALUATION)),
+        "evaluation": opened.evaluation(),
         "machine": _read(opened.file(MACHINE)),
         "vectors": _read(opened.file(COVERAGE)),
         "test_counts": _read(opened.file(COUNTS)),

@@ -14,7 +14,6 @@ sizes and all others reduced are two commands, the first with --scale full --row
 import contextlib
 import dataclasses
 import fcntl
-import json
 import queue
 import sys
 import time
@@ -26,9 +25,10 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from colnorm.files import read_json
 from experiments import report
 from experiments.job import Children, Job, Place, places_of
-from experiments.study import ROWS, Scale, choose, worth
+from experiments.study import ROWS, SCALES, Scale, choose, worth
 
 STUDY = "study.json"
 VECTORS = "vectors.txt"  # of a demo
@@ -53,7 +53,8 @@ class Command:
     """Seeds of each row, from 0."""
     jobs: int = 1
     """Rows at a time, each on its share of the cores. On a CPU, where a small network can't keep several cores busy, as
-    many as there are cores is fastest."""
+    many as there are cores is fastest. Batches of images are split over as many virtual devices as a row has cores: figures
+    of another number of jobs are the same but for the rounding of sums, which training magnifies."""
     output: Path | None = None
     """Directory for runs, page and pictures; runs/study-SCALE by default."""
     resume: bool = False
@@ -233,14 +234,19 @@ def read_study(output: Path, going_on: bool) -> tuple[dict[str, Scale], int]:
     """The scale of each row of the study in a directory and its number of seeds; nothing where it is empty or missing.
 
     Raises:
-      ValueError: it holds something else, or a study that is not to be gone on with.
+      ValueError: it holds something else, or a study that is not to be gone on with; or the study's file is damaged.
     """
     file = output / STUDY
     if file.exists():
         if not going_on:
             raise ValueError(f"{output} holds a study already; go on with --resume, or choose another --output")
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        return stored["scales"], stored["seeds"]
+        stored = read_json(file)
+        scales, seeds = (stored.get(name) for name in ("scales", "seeds")) if isinstance(stored, dict) else (None, None)
+        if not isinstance(scales, dict) or not set(map(str, scales.values())) <= SCALES.keys() or type(seeds) is not int:
+            raise ValueError(f"{file} is damaged: expected rows with their scales, {', '.join(SCALES)}, and a number of seeds")
+        if gone := sorted(scales.keys() - ROWS.keys()):
+            raise ValueError(f"{file} has rows that the study has not: {', '.join(gone)}; take them out of it to go on")
+        return scales, seeds
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no study; choose another --output")
     return {}, 0

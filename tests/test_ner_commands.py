@@ -17,7 +17,7 @@ from tiny_training import interrupt
 
 from colnorm import predict
 from colnorm.data import conll, sample, schemes
-from colnorm.run_directory import RunDirectory
+from colnorm.run_directory import COUNTS, PREDICTIONS, RunDirectory
 from colnorm.training import eval_step
 from experiments import compare_ner, evaluate_ner, ner, tag, train_ner
 from experiments.configs import NEEDS_GLOVE, NER_PRESETS, NerConfig
@@ -71,6 +71,7 @@ def is_picture(path):
 def test_a_run_holds_config_tagger_records_checkpoints_and_a_picture(whole, data):
     config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
     assert config["task"] == "ner"
+    config = config["config"]
     assert (config["hidden"], config["average_decay"], config["data"]) == (24, 0.9, str(data))
     records = read_records(whole)
     assert [record["epoch"] for record in records] == [1, 2, 3]
@@ -135,11 +136,11 @@ def test_evaluation_keeps_predictions_calibration_and_the_chain(whole, data, pre
     evaluated = json.loads((whole / "evaluation.json").read_text(encoding="utf-8"))
     test = conll.load(data).test
     tagged = predictor.tag_tokens([sentence.words for sentence in test])
-    blocks = (whole / evaluate_ner.PREDICTIONS).read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
+    blocks = (whole / PREDICTIONS).read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
     stored = [[tuple(line.split(" ")) for line in block.split("\n")] for block in blocks]
     assert stored == [list(zip(s.words, s.tags, t.tags, strict=True)) for s, t in zip(test, tagged, strict=True)]
 
-    counts = np.array(json.loads((whole / evaluate_ner.COUNTS).read_text(encoding="utf-8")))
+    counts = np.array(json.loads((whole / COUNTS).read_text(encoding="utf-8")))
     right, found, gold = counts.sum(0)
     assert counts.shape == (len(test), 3)
     assert gold == sum(len(schemes.entities(sentence.tags)) for sentence in test)
@@ -330,7 +331,7 @@ def test_what_cannot_be_trained_is_an_error_and_leaves_nothing(tmp_path, monkeyp
 def test_runs_that_are_none(tmp_path, capsys, main):
     assert main([str(tmp_path)]) == 1
     assert "is not a run directory" in capsys.readouterr().err
-    RunDirectory.create(tmp_path / "run", {"task": "cifar"})
+    RunDirectory.create(tmp_path / "run", "cifar", {}).close()
     assert main([str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
     assert "not of a tagger" in error or "there is no tagger.json" in error

@@ -1,5 +1,6 @@
 """The study as one command: real runs of a few rows, killed and gone on with; what is refused; how long it will take."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from colnorm.run_directory import RunDirectory
 from experiments import demo_vectors, job, process, reproduce, study
 
 ROOT = Path(__file__).parents[1]
@@ -218,21 +220,68 @@ def test_a_run_that_was_stopped_before_its_first_epoch_begins_anew(tmp_path, mon
     """It may lack any of its files, so that nothing could go on with it."""
     begun = job.Job(study.ROWS["random"], 0, "demo", tmp_path)
     begun.run.mkdir(parents=True)
-    (begun.run / "config.json").write_text("{}")
+    (begun.run / "config.json.tmp").write_text("{")
     done = []
 
     def run(command, *_):
-        done.append((command, begun.run.exists()))
-        begun.run.mkdir(exist_ok=True)
-        for name in ("config.json", "evaluation.json", "machine.json"):
-            (begun.run / name).write_text("{}")
+        done.append(command)
+        if "experiments.train_ner" in command:
+            RunDirectory.create(begun.run, "ner", {}, overwrite=True).close()
+        else:
+            splits = {name: {} for name in ("train", "validation", "test")}
+            (begun.run / "evaluation.json").write_text(json.dumps({"epoch": 1, "splits": splits}))
         return 0
 
     children = job.Children()
     monkeypatch.setattr(children, "run", run)
     assert begun.do({}, job.Place(), children)
-    assert [existed for _, existed in done] == [False, True] and begun.is_finished
-    assert "--resume" not in done[0][0] and done[1][0] == ["experiments.evaluate_ner", str(begun.run)]
+    assert begun.is_finished
+    assert "--resume" not in done[0] and done[1] == ["experiments.evaluate_ner", str(begun.run)]
+
+
+def test_damaged_records_of_a_run_stop_that_row_alone_and_delete_nothing(tmp_path, capfd):
+    """The row fails with the file's name, as often as it is tried; another is trained."""
+    output = tmp_path / "study"
+    broken, other = (job.Job(study.ROWS[name], 0, "demo", output) for name in ("nn", "bn"))
+    RunDirectory.create(broken.run, "cifar", dataclasses.asdict(broken.row.config("demo"))).close()
+    (broken.run / "metrics.jsonl").write_text('{"epoch": 1\n')
+    (broken.run / "checkpoints").mkdir()
+    assert broken.epoch_seconds == []
+    (output / "study.json").write_text(json.dumps({"scales": {"nn": "demo", "bn": "demo"}, "seeds": 1}))
+    assert reproduce.main(["--output", str(output), "--resume"]) == 1
+    said = capfd.readouterr().err
+    assert f"{broken.run / 'metrics.jsonl'}:1 is damaged: expected JSON" in said and "1 runs failed: nn, seed 0" in said
+    assert other.is_finished and "metrics.jsonl:1 is damaged" in (broken.failure or "")
+    assert (broken.run / "metrics.jsonl").read_text() == '{"epoch": 1\n'
+    assert "metrics.jsonl:1 is damaged" in (output / "RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "study.json is damaged: expected JSON"),
+        ("{}", "study.json is damaged: expected rows with their scales"),
+        ('{"scales": {"nn": "huge"}, "seeds": 1}', "study.json is damaged: expected rows with their scales"),
+        ('{"scales": {"nn": "demo"}, "seeds": "1"}', "study.json is damaged: expected rows with their scales"),
+        ('{"scales": {"nn": "demo", "xn": "demo"}, "seeds": 1}', "has rows that the study has not: xn"),
+    ],
+)
+def test_a_damaged_study_is_named(tmp_path, capsys, text, message):
+    (tmp_path / "study.json").write_text(text)
+    assert reproduce.main(["--output", str(tmp_path), "--page-only"]) == 1
+    said = capsys.readouterr().err
+    assert message in said and str(tmp_path) in said and said.count("\n") == 1
+    assert (tmp_path / "study.json").read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"scale": "demo"}', '{"scale": "demo", "config": {}, "history": []'])
+def test_a_damaged_record_is_named(tmp_path, capsys, text):
+    (tmp_path / "study.json").write_text('{"scales": {"nn": "demo"}, "seeds": 1}')
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "nn-seed0.json").write_text(text)
+    assert reproduce.main(["--output", str(tmp_path), "--page-only"]) == 1
+    said = capsys.readouterr().err
+    assert "records/nn-seed0.json is damaged" in said and said.count("\n") == 1
 
 
 def test_rows_at_a_time_share_the_cores(monkeypatch):
