@@ -221,13 +221,16 @@ class _Machine:
                 raise pickle.UnpicklingError(f"a key of type {type(key).__name__.lstrip('_')}, or a long one")
         return dict(zip(items[::2], items[1::2], strict=True))
 
-    def extend(self, values: list[Any], kind: type) -> None:
+    def last(self, kind: type) -> Any:
         if not self.stack or type(self.stack[-1]) is not kind:
             raise pickle.UnpicklingError(f"elements of a {kind.__name__} that is not there")
-        if kind is dict:
-            self.stack[-1].update(self.mapping(values))
-        else:
-            self.stack[-1].extend(values)
+        return self.stack[-1]
+
+    def extend(self, values: list[Any]) -> None:
+        self.last(list).extend(values)
+
+    def update(self, items: list[Any]) -> None:
+        self.last(dict).update(self.mapping(items))
 
     def remember(self, place: int) -> None:
         self.memo[place] = self.stack[-1]
@@ -285,10 +288,10 @@ _ACTIONS: dict[bytes, Callable[[_Machine], None]] = {
     b"\x80": lambda machine: machine.check_protocol(machine.number("B")),
     b"\x95": lambda machine: machine.check_frame(machine.number("<Q")),
     b"(": lambda machine: machine.marks.append(len(machine.stack)),
-    b"a": lambda machine: machine.extend(machine.pop_last(1), list),
-    b"e": lambda machine: machine.extend(machine.pop_marked(), list),
-    b"s": lambda machine: machine.extend(machine.pop_last(2), dict),
-    b"u": lambda machine: machine.extend(machine.pop_marked(), dict),
+    b"a": lambda machine: machine.extend(machine.pop_last(1)),
+    b"e": lambda machine: machine.extend(machine.pop_marked()),
+    b"s": lambda machine: machine.update(machine.pop_last(2)),
+    b"u": lambda machine: machine.update(machine.pop_marked()),
     b"b": lambda machine: machine.build(),
     b"p": lambda machine: machine.remember(int(machine.line())),
     b"q": lambda machine: machine.remember(machine.number("B")),

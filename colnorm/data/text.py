@@ -76,7 +76,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _MAIL = re.compile(r"(?P<name>[\w.+-]++)(?P<domain>@[\w-]++(?:\.[\w-]++)++)?+")  # a mail address, or what would be its name
-_WORD_RUN = re.compile(r"\w*+")
+_WORD_RUN = re.compile(r"\w++")
 _NEGATION = re.compile(r"n['\u2019]t\b", re.IGNORECASE)
 _FINAL = frozenset([".", "!", "?", "..."])
 _CLOSING = frozenset("\"'\u201d\u2019)]''")
@@ -143,8 +143,8 @@ def _split(text: str, first: int, last: int) -> list[Token]:
             end += 1
             word += "."
         elif word.isalpha():
-            if at >= run_end:
-                run_end = _WORD_RUN.match(text, end, last).end()
+            if at >= run_end and (run := _WORD_RUN.match(text, at, last)):
+                run_end = run.end()
             if at < run_end - 1 and _NEGATION.match(text, run_end - 1, last):
                 tokens.append(Token(text[at : run_end - 1], at, run_end - 1))
                 at, end = run_end - 1, run_end + 2
