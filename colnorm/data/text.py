@@ -1,4 +1,7 @@
-"""Raw text into sentences and tokens, with the place of each in the text, in the manner of the Penn Treebank."""
+"""Raw text into sentences and tokens, with the place of each in the text, in the manner of the Penn Treebank.
+
+Time grows with the length of the text, whatever it holds.
+"""
 
 import re
 from typing import NamedTuple
