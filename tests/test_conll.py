@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
-from colnorm.data import sample
+from colnorm.data import sample, schemes
 from colnorm.data.conll import Sentence, TaggingData, load, read_columns, read_gmb
 from colnorm.data.schemes import entities, is_tag, recognise, split_tag, to_bio
 
@@ -175,6 +175,35 @@ def test_tab_separated_words_may_hold_spaces(tmp_path):
 
 
 @pytest.mark.parametrize("separator", [" ", "\t"])
+@pytest.mark.parametrize("end", [" ", "\t", "\t\t", " \t ", "  "])
+def test_separators_at_the_end_of_a_line_are_no_column(tmp_path, separator, end):
+    """Of every line, of the first token line alone, and of all but that."""
+    expected = [make_sentence("Anna/B-per left"), make_sentence("#oslo/B-geo is")]
+    lines = format_columns(expected, separator).split("\n")
+    ended = [line + end for line in lines]
+    comment = ["# text = Anna left" + end, "#" + end]
+    for mixed in (ended, [ended[0], *lines[1:]], [lines[0], *ended[1:]], [*comment, *ended], [*comment, *lines]):
+        assert read_columns(write(tmp_path / "f", "\n".join(mixed))) == expected
+        assert read_columns(write(tmp_path / "f", "\r\n".join(mixed)), tag_column=1) == expected
+
+
+def test_empty_columns_before_the_last_are_columns(tmp_path):
+    path = write(tmp_path / "f", "a\t\tB-x\t\nb\tNN\tO\t\t\nc\tNN\tO\n")
+    assert read_columns(path) == [make_sentence("a/B-x b c")]
+    # What is not read may be empty in a line that has the width of the first.
+    path = write(tmp_path / "f", "a\tO\tNN\nb\tO\t\nc\tO\t \t\n")
+    assert read_columns(path, tag_column=1) == [make_sentence("a b c")]
+    with pytest.raises(ValueError, match=r"f:2: expected a tag O or with a prefix .*got ''"):
+        read_columns(write(tmp_path / "f", "a\tNN\tO\nb\tNN\t\n"))
+    with pytest.raises(ValueError, match=r"f:2: expected 2 columns as in line 1, got 3"):
+        read_columns(write(tmp_path / "f", "a\tO\t\nb\tO\tNN\n"))
+    with pytest.raises(ValueError, match=r"f:2: expected 2 columns as in line 1, got 4"):
+        read_columns(write(tmp_path / "f", "a\tO\nb\tO\t\tx\n"))
+    with pytest.raises(ValueError, match=r"f:1: expected a word in column 0, got an empty one"):
+        read_columns(write(tmp_path / "f", "\tO\t\n"))
+
+
+@pytest.mark.parametrize("separator", [" ", "\t"])
 def test_words_of_unicode_spaces_and_line_breaks(tmp_path, separator):
     words = ("5\xa0storm", "\x85", "a\u2028b", "\u3000", "\x0b\x0c\x1c", "\u200b", "é", "e\u0301")
     sentence = Sentence(words, ("O",) * len(words))
@@ -250,6 +279,21 @@ def test_a_given_scheme(tmp_path):
         read_columns(path, tag_scheme="BIO")
     with pytest.raises(ValueError, match=r"scheme of IOB1.*'bio'"):
         read_columns(path, tag_scheme="bio")
+
+
+def test_each_tag_is_looked_at_once(tmp_path, monkeypatch):
+    """However many distinct tags there are: a file may have as many as lines."""
+    looked_at = []
+    recognise = schemes.recognise
+
+    def count(tags):
+        looked_at.extend(tags := list(tags))
+        return recognise(tags)
+
+    monkeypatch.setattr(schemes, "recognise", count)
+    path = write(tmp_path / "f", "".join(f"w {prefix}-{number}\n" for number in range(500) for prefix in "BIES"))
+    assert len(read_columns(path)[0].tags) == 2000
+    assert len(looked_at) <= 2000 * (1 + 4) + 4  # each with one of each prefix, and these once more
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,10 @@ def test_words_with_spaces_and_unicode_spaces(tmp_path):
         ("x 1 2\nthe 1 nan\n", r"f:2: expected finite float32 numbers"),
         ("x 1 2\nlondon 1 -inf\n", r"f:2: expected finite float32 numbers"),
         ("x 1 2\nthe 1 1e39\n", r"f:2: expected finite float32 numbers"),
+        ("5 4097\nthe 1 2\n", r"f:1: expected at most 4096 numbers after a word, got 4097"),
+        ("5 0" + "9" * 5000 + "\n", r"f:1: expected at most 4096 numbers after a word, got 9{40}$"),
+        ("5 00\nthe 1 2\n", r"f:2: expected a word and 1 numbers, got more"),
+        ("the" + " 1" * 4097 + "\n", r"f:1: expected at most 4096 numbers after a word, got 4097"),
         (b"x 1 2\ny 1 2\ncaf\xe9 1 2\n", r"f:3: expected a word in utf-8, got b'caf\\xe9'"),
     ],
 )

@@ -1,9 +1,12 @@
 """Raw text into sentences and tokens: cases written by hand, and what holds for any text."""
 
+import re
+
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
+from colnorm.data import text as raw_text
 from colnorm.data.text import sentences, tokenize
 
 CASES = {
@@ -54,3 +57,74 @@ SENTENCES = {
 @pytest.mark.parametrize("text", SENTENCES)
 def test_sentences(text):
     assert [" ".join(token.word for token in sentence) for sentence in sentences(text)] == SENTENCES[text]
+
+
+# ------------------------------------------------------------------------------------------------- the rules, plainly put
+
+PLAIN_TOKEN = re.compile(
+    r"""
+    (?:https?://|www\.)[^\s<>"]*[^\s<>".,;:!?'()\]]
+  | [\w.+-]+@[\w-]+(?:\.[\w-]+)+
+  | (?:[^\W\d_]\.){2,}
+  | \d+(?:[.,:/]\d+)*[^\W\d_]*(?:-[^\W_]+)*
+  | (?-i:[A-Z]['\u2019][A-Z][^\W\d_]+)
+  | [^\W_]+(?:[-.&][^\W_]+)*
+  | '(?:s|re|ve|ll|d|m|t)\b | [\u2019](?:s|re|ve|ll|d|m|t)\b
+  | \.\.\. | -- | `` | ''
+  | \S
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+PLAIN_NEGATION = re.compile(r"(\w+)(n['\u2019]t)\b", re.IGNORECASE)
+
+
+def plain_tokens(text):
+    """One expression that may scan a run from each of its places: quadratic, and easier to believe than what is tested."""
+    words = []
+    for stretch in re.findall(r"\S+", text):
+        while stretch:
+            word = PLAIN_TOKEN.match(stretch).group()
+            if stretch[len(word) :].startswith(".") and raw_text._is_abbreviation(word):
+                word += "."
+            negation = PLAIN_NEGATION.match(stretch) if word.isalpha() else None
+            parts = negation.groups() if negation else (word,)
+            words += parts
+            stretch = stretch[sum(map(len, parts)) :]
+    return words
+
+
+PIECES = [
+    "http://",
+    "www.",
+    "@",
+    "a@b.c",
+    "n't",
+    "n\u2019T",
+    "_",
+    "+",
+    "-",
+    ".",
+    "'",
+    "'s",
+    "O'B",
+    "1",
+    ",",
+    "a",
+    "N",
+    "Mr",
+    "U.S.",
+]
+PIECES += ["<", '"', "&", "é", "\u212a", "\u017f", "²", " ", "\n", "\n \n", "\x85", "--", "...", "''", "``", ")", "A"]
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_tokens_are_those_of_the_plain_rules(text):
+    assert [token.word for token in tokenize(text)] == plain_tokens(text)
+
+
+@given(st.lists(st.sampled_from(["a", ".", "B", " ", "\n", "\t", "\r", "\x85", "\u2028"]), max_size=12).map("".join))
+def test_paragraphs_end_at_blank_lines(text):
+    paragraphs = re.findall(r"(?:[^\n]|\n(?!\s*\n))+", text)
+    expected = [[token.word for token in sentence] for paragraph in paragraphs for sentence in sentences(paragraph)]
+    assert [[token.word for token in sentence] for sentence in sentences(text)] == expected

@@ -96,7 +96,9 @@ def read_columns(
 
     A line is a token; an empty one (spaces and tabs count as nothing) or one whose first column is "-DOCSTART-" ends a
     sentence. Columns are separated by single tabs where the first token line has one (words may then hold spaces), else
-    by runs of spaces and tabs. Columns count from 0, negative ones from the last.
+    by runs of spaces and tabs. Separators at the end of a line are no column: the first token line has as many columns as
+    it has texts up to the last, and empty ones after that many are nothing. An empty column before the last one is a column.
+    Columns count from 0, negative ones from the last.
 
     A line that starts with `comment` is a comment only in front of a sentence's first token, and there only where it
     can't be a token: it has another number of columns than the other lines, or no tag in the tag column. So a word "#"
@@ -113,8 +115,8 @@ def read_columns(
     prefixes = schemes.ANY_PREFIX if tag_scheme is None else schemes.prefixes_of(tag_scheme)
     lines = [line.removesuffix("\r") for line in _decode(path, path.read_bytes(), "utf-8").split("\n")]
     first = _first_token_line(path, lines, comment, tag_column)
-    tabs = "\t" in lines[first]
-    width = len(_columns(lines[first], tabs))
+    tabs = _has_tabs(lines[first])
+    width = len(_columns(lines[first].rstrip(" \t"), tabs))
     place = f"{path}:{first + 1}"
     word_at, tag_at = (_column(place, column, width) for column in (word_column, tag_column))
     if word_at == tag_at:
@@ -122,6 +124,7 @@ def read_columns(
 
     found: list[tuple[list[str], list[str]]] = []
     known: set[str] = set()  # the tags so far, each checked once
+    of_prefix: dict[str, str] = {}  # one of them for each prefix
     begun = False
     for number, line in enumerate(lines, 1):
         place = f"{path}:{number}"
@@ -130,7 +133,7 @@ def read_columns(
         if _ends_sentence(line):
             begun = False
             continue
-        columns = _columns(line, tabs)
+        columns = _columns(line, tabs, width)
         if not begun and _is_comment(line, comment) and (len(columns) != width or not schemes.is_tag(columns[tag_at])):
             continue
         if len(columns) != width:
@@ -138,13 +141,13 @@ def read_columns(
         word, tag = columns[word_at], columns[tag_at]
         if not word:
             raise ValueError(f"{place}: expected a word in column {word_column}, got an empty one")
-        _check_tag(place, tag, prefixes, known)
+        _check_tag(place, tag, prefixes, known, of_prefix)
         if not begun:
             found.append(([], []))
             begun = True
         found[-1][0].append(sys.intern(word))
         found[-1][1].append(sys.intern(tag))
-    scheme = schemes.recognise(known) if tag_scheme is None else tag_scheme
+    scheme = schemes.recognise(of_prefix.values()) if tag_scheme is None else tag_scheme
     return [Sentence(tuple(words), schemes.to_bio(tags, scheme)) for words, tags in found]
 
 
@@ -173,6 +176,7 @@ def read_gmb(path: str | os.PathLike[str]) -> list[Sentence]:
     found: list[tuple[list[str], list[str]]] = []
     header: list[str] = []
     known: set[str] = set()
+    of_prefix: dict[str, str] = {}
     marker = ""
     while True:
         place = f"{path}:{reader.line_num + 1}"
@@ -198,7 +202,7 @@ def read_gmb(path: str | os.PathLike[str]) -> list[Sentence]:
             raise ValueError(f"{place}: expected a word, got {word!r}")
         if "\n" in word or "\r" in word:
             raise ValueError(f"{place}: expected a word on one line, got {word[:40]!r}: is there a quote that does not close?")
-        _check_tag(place, tag, "BI", known)
+        _check_tag(place, tag, "BI", known, of_prefix)
         if begins and not re.fullmatch("Sentence: [0-9]+", begins):
             raise ValueError(f"{place}: expected 'Sentence: ' and a number or nothing, got {begins!r}")
         if begins and begins != marker:
@@ -224,15 +228,16 @@ def _decode(path: Path, raw: bytes, encoding: str) -> str:
         raise ValueError(f"{path}:{line}: expected text in {encoding}, got the bytes {got}") from None
 
 
-def _check_tag(place: str, tag: str, prefixes: str, known: set[str]) -> None:
+def _check_tag(place: str, tag: str, prefixes: str, known: set[str], of_prefix: dict[str, str]) -> None:
     if tag in known:
         return
     try:
-        schemes.split_tag(tag, prefixes)
-        schemes.recognise(known | {tag})
+        prefix, _ = schemes.split_tag(tag, prefixes)
+        schemes.recognise([*of_prefix.values(), tag])  # prefixes tell; all tags again for each new one would take for ever
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
     known.add(tag)
+    of_prefix[prefix] = tag
 
 
 def _is_comment(line: str, comment: str) -> bool:
@@ -243,10 +248,19 @@ def _ends_sentence(line: str) -> bool:
     return not line.strip(" \t") or re.split("[ \t]", line, maxsplit=1)[0] == _DOCUMENT
 
 
-def _columns(line: str, tabs: bool) -> list[str]:
-    if tabs:
-        return [column.strip(" ") for column in line.split("\t")]
-    return re.split("[ \t]+", line.strip(" \t"))
+def _has_tabs(line: str) -> bool:
+    return "\t" in line.rstrip(" \t")
+
+
+def _columns(line: str, tabs: bool, width: int | None = None) -> list[str]:
+    """The columns of `line`, without the empty ones that separators at its end make beyond `width`."""
+    if not tabs:
+        return re.split("[ \t]+", line.strip(" \t"))
+    columns = [column.strip(" ") for column in line.split("\t")]
+    last = len(columns)
+    while width is not None and last > width and not columns[last - 1]:
+        last -= 1
+    return columns[:last]
 
 
 def _column(place: str, column: int, width: int) -> int:
@@ -262,7 +276,7 @@ def _first_token_line(path: Path, lines: Sequence[str], comment: str, tag_column
         if not _is_comment(lines[number], comment):
             return number
     for number in candidates:
-        columns = _columns(lines[number], "\t" in lines[number])
+        columns = _columns(lines[number].rstrip(" \t"), _has_tabs(lines[number]))
         if -len(columns) <= tag_column < len(columns) and schemes.is_tag(columns[tag_column]):
             return number
     raise ValueError(f"{path}: expected at least one sentence, got none")

@@ -1,13 +1,24 @@
 """Sentences as the arrays that a tagger reads, and everything that has to be stored to do it again: the vocabularies."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
+from colnorm.data import stored as stored_value
 from colnorm.data.batching import pad_characters, pad_sequences
 from colnorm.data.vocabulary import TagIds, Vocabulary, word_shapes
+
+_Part = TypeVar("_Part")
+_LONGEST = 4096
+_STORED: dict[str, stored_value.Kind | list[stored_value.Kind]] = {
+    "words": stored_value.OBJECT,
+    "tags": [stored_value.TEXT],
+    "characters": stored_value.OBJECT_OR_NULL,
+    "word_length": stored_value.whole(1, _LONGEST),
+    "shapes": stored_value.FLAG,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +38,14 @@ class Encoder:
     characters: Vocabulary | None = None
     word_length: int = 16
     shapes: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless 1 <= word_length <= 4096 and the characters have at most 65,536 ids."""
+        # Every word takes word_length numbers: a large one in a stored file would take all memory.
+        if not 1 <= self.word_length <= _LONGEST:
+            raise ValueError(f"word_length: expected a whole number from 1 to {_LONGEST}, got {self.word_length}")
+        if self.characters is not None and len(self.characters) > 2**16:
+            raise ValueError(f"characters: expected at most {2**16} ids, which uint16 holds, got {len(self.characters)}")
 
     @classmethod
     def build(
@@ -95,7 +114,20 @@ class Encoder:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Encoder":
-        """The encoder that :meth:`to_json` was called on."""
-        characters = None if stored["characters"] is None else Vocabulary.from_json(stored["characters"])
-        words = Vocabulary.from_json(stored["words"])
-        return cls(words, TagIds(stored["tags"]), characters, stored["word_length"], stored["shapes"])
+        """The encoder that :meth:`to_json` was called on.
+
+        Raises:
+          ValueError: a key is missing or another one there, or a value is none that an encoder has; it says which key, what
+            was expected and what came.
+        """
+        stored_value.check("an encoder", stored, _STORED)
+
+        def part(key: str, make: Callable[[Any], _Part]) -> _Part:
+            try:
+                return make(stored[key])
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+
+        characters = None if stored["characters"] is None else part("characters", Vocabulary.from_json)
+        words, tags = part("words", Vocabulary.from_json), part("tags", TagIds)
+        return cls(words, tags, characters, stored["word_length"], stored["shapes"])

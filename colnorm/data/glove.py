@@ -3,6 +3,7 @@
 import codecs
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from colnorm.data.vocabulary import PADDING, Vocabulary
+
+_MOST_NUMBERS = 4096  # of a vector; published ones have 25 to 1024
+_HEADER = re.compile(rb"[0-9]+ 0*([1-9][0-9]*)")
 
 
 class Coverage(NamedTuple):
@@ -64,12 +68,13 @@ def read_vectors(path: str | os.PathLike[str], vocabulary: Vocabulary, seed: int
     lines with the same word the first counts. "<unk>" is looked up for unknown words. Other rows are drawn from a normal
     distribution with mean 0 and the standard deviation of all numbers found, by `seed`; the padding row is zero.
 
-    D is that of the first line, unless this is a word2vec header: two whole numbers, the second of which is D. A word
-    may hold spaces: the last D fields are the numbers. The number of fields is checked in every line, numbers only where
-    the word is wanted, and no more is kept in memory than vectors of wanted words.
+    D is that of the first line, unless this is a word2vec header: two whole numbers, the second of which is D; at most
+    4096, so that a file of one long line makes no matrix that no memory holds. A word may hold spaces: the last D fields
+    are the numbers. The number of fields is checked in every line, numbers only where the word is wanted, and no more is
+    kept in memory than vectors of wanted words.
 
-    Raises ValueError, with file and line, for another number of fields, a field that is no finite float32, and bytes
-    that are no UTF-8; and for an empty file and one without any of the words.
+    Raises ValueError, with file and line, for another number of fields, more than 4096 numbers, a field that is no finite
+    float32, and bytes that are no UTF-8; and for an empty file and one without any of the words.
     """
     path = Path(path)
     entries = [token if index != PADDING else "" for index, token in enumerate(vocabulary.tokens)]
@@ -118,13 +123,16 @@ def _lines(path: Path) -> Iterator[tuple[str, str, bytes, int]]:
             line = line.rstrip(b"\r\n ")  # word2vec leaves a space at the end
             spaces = line.count(b" ")
             if not width:
-                fields = line.split(b" ")
-                if len(fields) == 2 and all(field.isdigit() for field in fields) and int(fields[1]):
-                    width = int(fields[1])
-                    continue
-                width = spaces
-                if not width:
+                header = _HEADER.fullmatch(line)
+                claimed = header[1] if header else b"%d" % spaces
+                if claimed == b"0":
                     raise ValueError(f"{path}:{number}: expected a word and its numbers, got {line[:40]!r}")
+                if len(claimed) > 9 or int(claimed) > _MOST_NUMBERS:
+                    got = claimed[:40].decode()
+                    raise ValueError(f"{path}:{number}: expected at most {_MOST_NUMBERS} numbers after a word, got {got}")
+                width = int(claimed)
+                if header:
+                    continue
             if spaces < width:
                 raise ValueError(f"{path}:{number}: expected a word and {width} numbers, got {spaces} numbers")
             raw = line[: line.index(b" ")] if spaces == width else line.rsplit(b" ", width)[0]
@@ -133,7 +141,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str, bytes, int]]:
             try:
                 word = raw.decode()
             except UnicodeDecodeError:
-                raise ValueError(f"{path}:{number}: expected a word in utf-8, got {raw!r}") from None
+                raise ValueError(f"{path}:{number}: expected a word in utf-8, got {raw[:40]!r}") from None
             yield f"{path}:{number}", word, line, width
 
 
@@ -148,7 +156,7 @@ def _is_number(field: bytes) -> bool:
 def _numbers(place: str, fields: list[bytes]) -> np.ndarray:
     for field in fields:
         if not _is_number(field) or b"_" in field:  # Python reads 1_0 as 10
-            raise ValueError(f"{place}: expected numbers after the word, got {field!r}")
+            raise ValueError(f"{place}: expected numbers after the word, got {field[:40]!r}")
     with np.errstate(over="ignore"):  # what float32 can't hold is infinite, and refused below
         values = np.array([float(field) for field in fields]).astype(np.float32)
     if not np.all(np.isfinite(values)):

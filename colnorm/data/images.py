@@ -6,6 +6,8 @@ augmentation does not depend on the batch or the device that it lands on.
 """
 
 import os
+import pickle
+import reprlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,7 +245,7 @@ def _labels(source: object, labels: list[Any], count: int) -> np.ndarray:
         raise ValueError(f"{source}: expected a label for each of {count} images, got {len(labels)}")
     for index, label in enumerate(labels):
         if type(label) is not int or not 0 <= label <= 9:
-            raise ValueError(f"{source}: expected integer labels from 0 to 9, got {label!r} at record {index}")
+            raise ValueError(f"{source}: expected integer labels from 0 to 9, got {reprlib.repr(label)} at record {index}")
     return np.array(labels, np.int32)
 
 
@@ -257,13 +259,10 @@ def _read_binary(path: Path) -> Split:
 
 def _read_pickle(path: Path) -> Split:
     with path.open("rb") as file:
-        # A damaged pickle can raise nearly anything: the opcodes are carried out until one of them makes no sense.
         try:
             content = pickles.load(file)
-        except Exception as error:
-            raise ValueError(
-                f"{path}: expected a pickle of arrays and plain containers, got {type(error).__name__}: {error}"
-            ) from error
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{path}: expected a pickle of arrays and plain containers, got {error}") from error
     if type(content) is not dict:
         raise ValueError(f"{path}: expected a dict with data and labels, got {type(content).__name__}")
     data, labels = (content.get(key.encode(), content.get(key)) for key in ("data", "labels"))
@@ -272,6 +271,8 @@ def _read_pickle(path: Path) -> Split:
         got = type(data).__name__ if planes is None else f"{planes.dtype} {planes.shape}"
         raise ValueError(f"{path}: expected data to be an array uint8 (N, {_PIXELS}), got {got}")
     if type(labels) is pickles.StoredArray:
+        if labels.value.shape != planes.shape[:1]:  # before each number becomes an object
+            raise ValueError(f"{path}: expected a label for each of {len(planes)} images, got an array {labels.value.shape}")
         labels = labels.value.tolist()
     if type(labels) is not list:
         raise ValueError(f"{path}: expected labels to be a list of integers, got {type(labels).__name__}")

@@ -8,10 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from colnorm.data import stored as stored_value
+
 PADDING = 0
 UNKNOWN = 1
 NUM_SHAPES = 7
 _SPECIAL = ("<pad>", "<unk>")
+_STORED: dict[str, stored_value.Kind | list[stored_value.Kind]] = {
+    "entries": [stored_value.TEXT],
+    "counts": [stored_value.whole(0, 2**63 - 1)],
+    "lowercase": stored_value.FLAG,
+    "fold_digits": stored_value.FLAG,
+}
 _DIGIT = re.compile(r"\d")  # decimal digits of every script
 
 
@@ -115,10 +123,12 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Vocabulary":
-        """The inverse of `to_json`. Raises ValueError for missing or other keys."""
-        expected = ["entries", "counts", "lowercase", "fold_digits"]
-        if sorted(stored) != sorted(expected):
-            raise ValueError(f"expected a vocabulary with the keys {', '.join(expected)}, got {', '.join(stored)}")
+        """The inverse of `to_json`.
+
+        Raises ValueError for missing or other keys and for values that no vocabulary has: it says which key, what was
+        expected and what came.
+        """
+        stored_value.check("a vocabulary", stored, _STORED)
         return cls(stored["entries"], stored["counts"], stored["lowercase"], stored["fold_digits"])
 
 
