@@ -4,7 +4,9 @@ It holds neither weights nor text of a data set nor places of the machine. Runs 
 copying their records into one directory, and the page can be written where the runs are gone.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ def write(run: Path, scale: Scale, path: Path) -> None:
         "test_counts": _read(opened.file(COUNTS)),
     }
     path.parent.mkdir(exist_ok=True)
-    write_text(path, json.dumps(record) + "\n")
+    write_text(path, json.dumps({**record, "sha256": _digest(record)}, allow_nan=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -49,7 +51,15 @@ def read(path: Path) -> dict[str, Any]:
     missing = [name for name in FIELDS if name not in stored] if isinstance(stored, dict) else list(FIELDS)
     if missing:
         raise ValueError(f"{path} is damaged: expected the record of a run, which has {', '.join(missing)} too")
+    # Records of before there were digests have none; some others would be read, too, if theirs could be left out.
+    digest = stored.pop("sha256", None)
+    if digest != _digest(stored) and (digest is not None or stored.keys() != set(FIELDS)):
+        raise ValueError(f"{path} is damaged: it is not what was written")
     return dict(stored)
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _read(file: Path) -> Any:
