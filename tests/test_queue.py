@@ -58,6 +58,11 @@ def test_a_row_is_trained_while_the_checkout_is_worked_on_and_committed_alone(cl
     assert len(states(directory)) >= 3  # the queue, reproduce, the training
     assert queue.main(["continue"]) == 0 and queue.main(["status"]) == 0
     assert "[1/1] nn, seed 0: no normalization" in capsys.readouterr().out
+    # Stopped, none of them is left; begun again, the row goes on from its last epoch, from the same commit.
+    members = queue.family(queue.running(directory))
+    assert queue.main(["stop"]) == 0
+    wait_until(lambda: not any(Path(f"/proc/{member}").exists() for member in members), "the stop")
+    assert queue.main(["start", "--scale", "demo", "--rows", "nn", "--seeds", "1", "--jobs", "1"]) == 0
     wait_until(lambda: queue.running(directory) is None, "the end")
     subjects = subprocess.run(["git", "log", "--format=%s"], capture_output=True, text=True).stdout.splitlines()
     assert subjects == ["The study: nn, seed 0", "begin"]
