@@ -86,6 +86,7 @@ def read_seed(of_run: Mapping[str, Any], seed: int, task: str) -> dict[str, Any]
         "figures": figures,
         "has_published_data": data == "cifar10" if task == "images" else data.endswith(".csv"),
         "test_examples": evaluated["splits"]["test"]["examples" if task == "images" else "sentences"],
+        "entities": sum(split["micro"]["support"] for split in evaluated["splits"].values()) if task == "taggers" else None,
         "test_types": evaluated["splits"]["test"].get("types", {}),
         "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
         "epoch_seconds": round(float(np.median([epoch["seconds"] for epoch in history])), 2),

@@ -6,8 +6,9 @@ python -m experiments.queue continue
 python -m experiments.queue status
 python -m experiments.queue stop
 
-It runs at the lowest priority, from a worktree of its own at a fixed commit, so that edits don't reach it. What a finished row
-came to is copied into results/study and committed at once; nothing else of the checkout is.
+It runs at the lowest priority, from a worktree of its own at a fixed commit, so that edits don't reach it. The record of a
+finished row is copied into results/study, the page there is written anew by the checkout's own code, and both are committed at
+once; nothing else of the checkout is.
 """
 
 import dataclasses
@@ -26,8 +27,9 @@ import tyro
 from experiments.study import Scale
 
 RESULTS = Path("results") / "study"  # of the checkout
-KEPT = ("study.json", "results.json", "RESULTS.md", "crf_cost.json", "records/*.json", "pictures/*.svg")
+KEPT = ("study.json", "crf_cost.json", "records/*.json")
 SECONDS = 20.0  # between looks at what is finished
+RETRY = 600.0  # until the next try where the checkout can't be committed to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,32 +99,38 @@ def work(command: Command) -> None:
     arguments += ["--scale", command.scale, *(["--data-dir", command.data_dir] if command.data_dir else [])]
     arguments += ["--rows", *command.rows] if command.rows else []
     training = subprocess.Popen([sys.executable, "-m", "experiments.reproduce", *arguments], cwd=command.directory / "tree")
+    next_try = 0.0
     try:
         while training.poll() is None:
             time.sleep(SECONDS)
-            commit_finished(study)
+            if time.monotonic() > next_try and not commit_finished(study):
+                next_try = time.monotonic() + RETRY
     except KeyboardInterrupt:
         training.send_signal(signal.SIGINT)
         training.wait()
     commit_finished(study)
 
 
-def commit_finished(study: Path) -> None:
-    """Copies the study into the checkout and commits it where a row was finished since; tries again later if git can't."""
-    records = sorted(path.name for path in (study / "records").glob("*.json"))
-    new = [name for name in records if not git("ls-files", str(RESULTS / "records" / name))]
-    # The page is written after the record: without it the two would disagree.
-    pages = (study / "RESULTS.md").stat().st_mtime if (study / "RESULTS.md").exists() else 0.0
-    if not new or pages < max((study / "records" / name).stat().st_mtime for name in new):
-        return
+def commit_finished(study: Path) -> bool:
+    """Commits the records that the checkout has not, with the page; returns whether nothing is left to be committed."""
+    names = sorted(path.name for path in (study / "records").glob("*.json"))
+    new = [name for name in names if not git("ls-files", str(RESULTS / "records" / name))]
+    if not new:
+        return True
+    rows = ", ".join(name.removesuffix(".json").replace("-seed", ", seed ") for name in new)
     copy_study(study, RESULTS)
+    page = [sys.executable, "-m", "experiments.reproduce", "--page-only", "--output", str(RESULTS)]
     try:
+        written = subprocess.run(page, capture_output=True, text=True)
+        if written.returncode:
+            raise ValueError(written.stderr.strip().splitlines()[-1])
         git("add", "--", str(RESULTS))
-        rows = ", ".join(name.removesuffix(".json").replace("-seed", ", seed ") for name in new)
         git("commit", "--quiet", "--only", "-m", f"The study: {rows}", "--", str(RESULTS))
-        print(f"committed: {rows}", flush=True)
-    except ValueError as error:  # another git command at work, a merge to be finished
-        print(f"not committed yet: {error}", flush=True)
+    except ValueError as error:  # code in the middle of an edit, another git command at work, a merge to be finished
+        print(f"not committed yet: {rows}: {error}", flush=True)
+        return False
+    print(f"committed: {rows}", flush=True)
+    return True
 
 
 def copy_study(source: Path, target: Path) -> None:
