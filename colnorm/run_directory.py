@@ -285,6 +285,10 @@ class RunDirectory:
         about = {"epoch": epoch, "config": self.config, "records": _digest(self.history()[:epoch])}
         checkpoint.write(self._checkpoint(epoch), _arrays(state), about, verify=not self._verified)
         self._verified = True
+        self.prune(epoch, best_epoch)
+
+    def prune(self, epoch: int, best_epoch: int | None) -> None:
+        """Deletes all checkpoints but these two."""
         for old in self.epochs():
             if old not in (epoch, best_epoch):
                 _delete(self._checkpoint(old))

@@ -306,6 +306,7 @@ class Store(Protocol):
 
     def append(self, record: Mapping[str, Any]) -> None: ...
     def save(self, state: TrainState, epoch: int, best_epoch: int | None) -> None: ...
+    def prune(self, epoch: int, best_epoch: int | None) -> None: ...
 
 
 def fit(
@@ -338,6 +339,8 @@ def fit(
       NonFiniteLossError: raised by ``run_epoch`` through :func:`check_finite`; what is stored stays good.
     """
     history = list(history)
+    if history:  # a run killed while it deleted an old checkpoint, perhaps in its last epoch, still has it
+        store.prune(history[-1]["epoch"], monitor.best_epoch(history))
     while len(history) < epochs and not monitor.stops(history):
         epoch = len(history) + 1
         state, measured = run_epoch(state, epoch)

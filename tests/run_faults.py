@@ -43,6 +43,8 @@ def work(path: Path) -> None:
     with run:
         state, history = run.resume(make_state(0)) if begun else (make_state(0), [])
         assert int(state.step) == len(history)
+        if history:  # as colnorm.training.fit does
+            run.prune(len(history), MONITOR.best_epoch(history))
         for epoch in range(len(history) + 1, len(ACCURACIES) + 1):
             history.append({"epoch": epoch, "accuracy": ACCURACIES[epoch - 1]})
             run.append(history[-1])

@@ -359,6 +359,9 @@ class Recorder:
     def save(self, state, epoch, best_epoch):
         self.events.append(("save", epoch, best_epoch, state))
 
+    def prune(self, epoch, best_epoch):
+        self.events.append(("prune", epoch, best_epoch))
+
     def get_state(self, state):
         return f"host {state}"
 
@@ -408,6 +411,8 @@ def test_fit_goes_on_where_it_stopped():
         state, history, events = run_fit(accuracies, history=earlier)
         assert (state, history) == (5, records(*accuracies))
         assert [event[1] for event in events if event[0] == "run"] == list(range(done + 1, 6))
+        # What a run that was killed in its last epoch could not delete any more goes even where there is nothing to train.
+        assert [event for event in events if event[0] == "prune"] == ([("prune", done, 1)] if done else [])
         assert all(event[2] == 1 for event in events if event[0] == "save")
         assert len(earlier) == done  # the caller's list is the caller's
 
@@ -466,6 +471,9 @@ def test_a_model_learns():
 
         def save(self, state, epoch, best_epoch):
             assert best_epoch == epoch
+
+        def prune(self, epoch, best_epoch):
+            raise AssertionError("a new run has nothing to delete")
 
     def run_epoch(state, epoch):
         state, _ = engine.train_epoch(state, placed, shuffled_batches(64, 16, 0, epoch))
