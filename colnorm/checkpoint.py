@@ -173,6 +173,8 @@ def _item(metadata: Any, name: str) -> Any:
     tree = getattr(found, "tree", found)
     if not isinstance(tree, dict) or "params" not in tree:
         raise DamagedError(f"there are no arrays in its {name}")
+    if not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in jax.tree.leaves(tree)):
+        raise DamagedError(f"not all of its {name} are arrays")
     return tree
 
 

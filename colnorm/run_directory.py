@@ -214,7 +214,7 @@ class RunDirectory:
     def check_task(self, task: str) -> None:
         """Raises ``ValueError`` where it is a run of another kind."""
         if self.task != task:
-            raise ValueError(f"{self.path} holds a run of task {self.task!r}, not {task!r}")
+            raise ValueError(f"{self.path} holds a run of task {self.task[:80]!r}, not {task!r}")
 
     # --------------------------------------------------------------------------------------------------------- records
 

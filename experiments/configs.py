@@ -4,6 +4,7 @@ What the report states is taken over as it is; what it leaves open is chosen her
 """
 
 import dataclasses
+import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -295,5 +296,6 @@ def explain(error: ValidationError, option: bool = False) -> str:
     for problem in error.errors():
         name = str(problem["loc"][0])
         shown = f"--{name.replace('_', '-')}" if option else name
-        told.append(f"{shown}: {problem['msg'].lower().replace('input should', 'it should')}, got {problem['input']!r}")
+        expected = problem["msg"].lower().replace("input should", "it should")
+        told.append(f"{shown}: {expected}, got {reprlib.repr(problem['input'])}")
     return "; ".join(dict.fromkeys(told))

@@ -245,7 +245,7 @@ def read_study(output: Path, going_on: bool) -> tuple[dict[str, Scale], int]:
         if not isinstance(scales, dict) or not set(map(str, scales.values())) <= SCALES.keys() or type(seeds) is not int:
             raise ValueError(f"{file} is damaged: expected rows with their scales, {', '.join(SCALES)}, and a number of seeds")
         if gone := sorted(scales.keys() - ROWS.keys()):
-            raise ValueError(f"{file} has rows that the study has not: {', '.join(gone)}; take them out of it to go on")
+            raise ValueError(f"{file} has rows that the study has not: {', '.join(gone)[:200]}; take them out of it to go on")
         return scales, seeds
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no study; choose another --output")
