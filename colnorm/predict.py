@@ -6,9 +6,11 @@ for sentence in tagger.tag("Mr. Annan flew to Geneva on Monday. He stayed for tw
         print(entity.type, entity.text, entity.start, entity.end, entity.posterior)
 """
 
+import hashlib
 import json
 import math
 import os
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,14 +22,17 @@ import numpy as np
 from colnorm import crf
 from colnorm.data import text as raw_text
 from colnorm.data.encoding import Encoder
-from colnorm.data.schemes import entities
+from colnorm.data.schemes import entities, split_tag
 from colnorm.files import write_json
-from colnorm.run_directory import RunDirectory
-from colnorm.tagger import apply, build, decode
+from colnorm.run_directory import TAGGER, RunDirectory
+from colnorm.tagger import apply, argument_names, build, check_parameters, decode
 from colnorm.training import Monitor
 
 METRIC = "validation_micro_f1"
 """The figure of an epoch's record that the best epoch has the highest of."""
+
+DIGEST = "sha256"
+"""The key of ``tagger.json`` that holds the digest of all the others."""
 
 
 class Entity(NamedTuple):
@@ -195,30 +200,125 @@ def load(run_directory: str | os.PathLike[str], checkpoint: str = "best") -> Pre
 
     Raises:
       FileNotFoundError: there is no run, no such checkpoint, or the run is not a tagger's.
+      ValueError: ``tagger.json`` or the checkpoint is damaged, or the parameters are not finite or another tagger's.
     """
-    run = RunDirectory.open(run_directory)
-    fields, encoder = read_tagger(run.path)
-    params = run.restore_variables(run.choose(checkpoint, Monitor(METRIC)))["params"]
-    run.close()
+    with RunDirectory.open(run_directory) as run:
+        fields, encoder = read_tagger(run.path)
+        epoch = run.choose(checkpoint, Monitor(METRIC))
+        params = run.restore_variables(epoch)["params"]
+    try:
+        check_parameters(build(fields), params)
+    except ValueError as error:
+        raise ValueError(
+            f"{run.path}: the checkpoint of epoch {epoch} and {TAGGER} make no tagger: {error}; "
+            "restore both from a copy, choose another checkpoint, or train again"
+        ) from None
     return Predictor(encoder, fields, params)
 
 
 def write_tagger(path: Path, fields: Mapping[str, Any], encoder: Encoder) -> None:
-    """Stores what makes a tagger out of parameters in ``tagger.json`` of a run directory."""
-    write_json(path / "tagger.json", {"tagger": dict(fields), "encoder": encoder.to_json()})
+    """Stores what makes a tagger out of parameters in ``tagger.json`` of a run directory, and a digest of it."""
+    stored = {"tagger": dict(fields), "encoder": encoder.to_json()}
+    write_json(path / TAGGER, {**stored, DIGEST: digest(stored)})
+
+
+def digest(stored: Any) -> str:
+    """SHA-256 of what JSON holds, however it is laid out: neither spaces nor the order of keys count."""
+    return hashlib.sha256(_canonical(stored).encode("ascii")).hexdigest()
 
 
 def read_tagger(path: Path) -> tuple[dict[str, Any], Encoder]:
     """The arguments of :func:`colnorm.tagger.build` and the encoder that :func:`write_tagger` stored.
 
+    They are checked by the digest, which files of older versions lack, and against each other. Whether they fit a checkpoint
+    is for :func:`colnorm.tagger.check_parameters`.
+
     Raises:
       FileNotFoundError: the run directory holds no ``tagger.json``: it is not a tagger's.
+      ValueError: the file can't be read, or doesn't hold what was written.
     """
-    file = path / "tagger.json"
-    if not file.exists():
-        raise FileNotFoundError(f"{path} holds no tagger: there is no tagger.json in it")
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    return stored["tagger"], Encoder.from_json(stored["encoder"])
+    file = path / TAGGER
+    try:
+        data = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path} holds no tagger: there is no {TAGGER} in it") from None
+    except OSError as error:
+        raise ValueError(f"{file} can't be read: {error.strerror}") from None
+    try:
+        return _tagger_of_json(json.loads(data.decode("utf-8"), parse_constant=_refuse_constant))
+    except RecursionError:
+        problem = "it is nested too deeply"
+    except UnicodeDecodeError as error:
+        problem = f"expected utf-8, got the byte 0x{data[error.start]:02x} at {error.start:,}"
+    except json.JSONDecodeError as error:
+        problem = f"expected JSON, but {error}" + (": it is cut off" if error.pos >= len(error.doc.rstrip()) else "")
+    except ValueError as error:
+        problem = str(error)
+    raise ValueError(f"{file} doesn't describe a tagger: {problem}; restore it from a copy, or train again")
+
+
+def _tagger_of_json(stored: Any) -> tuple[dict[str, Any], Encoder]:
+    """:func:`read_tagger` of the parsed file."""
+    if not isinstance(stored, dict) or stored.keys() - {DIGEST} != {"tagger", "encoder"}:
+        got = ", ".join(map(reprlib.repr, stored)) if isinstance(stored, dict) else type(stored).__name__
+        raise ValueError(f"expected the keys tagger, encoder and {DIGEST}, got {got or 'none'}")
+    fields = stored["tagger"]
+    if DIGEST in stored and stored.pop(DIGEST) != digest(stored):
+        raise ValueError(f"its {DIGEST} is that of another content: it was changed or damaged after it was written")
+    if not isinstance(fields, dict):
+        raise ValueError(f"expected an object as tagger, got {reprlib.repr(fields)}")
+    missing = [name for name in argument_names() if name not in fields]
+    if missing:
+        raise ValueError(f"expected all arguments of a tagger, got none of {', '.join(missing)}")
+    build(fields)
+    encoder = _encoder_of_json(stored["encoder"])
+    _check_bio(encoder.tags.names)
+    agreement = {
+        "tag_names": list(encoder.tags.names),
+        "num_words": len(encoder.words),
+        "num_characters": 0 if encoder.characters is None else len(encoder.characters),
+    }
+    for name, expected in agreement.items():
+        if fields[name] != expected:
+            got = reprlib.repr(fields[name])
+            raise ValueError(f"expected {name} of the tagger to be the encoder's, {reprlib.repr(expected)}, got {got}")
+    if encoder.shapes is not (fields["shape_features"] > 0):
+        read = "the encoder makes shapes" if encoder.shapes else "the encoder makes no shapes"
+        raise ValueError(f"{read}, but shape_features of the tagger is {fields['shape_features']}")
+    return fields, encoder
+
+
+def _encoder_of_json(stored: Any) -> Encoder:
+    """The encoder, if ``stored`` is the very JSON that it writes."""
+    try:
+        encoder = Encoder.from_json(stored)
+        same = _canonical(encoder.to_json()) == _canonical(stored)
+    except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
+        # Of parts of other types, whose constructors check little.
+        raise ValueError(f"the encoder can't be made of it ({type(error).__name__}: {error})") from None
+    if not same:
+        raise ValueError("the encoder that it makes is not the one that wrote it: a value is of another type or has no meaning")
+    return encoder
+
+
+def _check_bio(names: Sequence[str]) -> None:
+    """Raises ``ValueError`` unless the tags are in BIO, with B-x and I-x of each type x, as entities need."""
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"expected tags that are strings, got {reprlib.repr(names)}")
+    for name in names:
+        prefix, kind = split_tag(name, "BI")
+        other = {"O": "O", "B": f"I-{kind}", "I": f"B-{kind}"}[prefix]
+        if other not in names:
+            raise ValueError(f"expected tags in BIO, got {name!r} without {other!r}")
+
+
+def _canonical(value: Any) -> str:
+    """The one text of what JSON holds."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"expected finite numbers, got {name}")
 
 
 def read_token_lines(lines: Iterable[str]) -> list[list[str]]:
