@@ -372,7 +372,7 @@ def test_the_posterior_of_an_entity_is_its_share_of_sampled_paths(predictor):
     paths = crf.sample(jax.random.key(0), chain, np.repeat(np.asarray(emissions), draws, 0))
     names = predictor.encoder.tags.names
     found = [{*schemes.entities([names[tag] for tag in path])} for path in np.asarray(paths)]
-    labels = predictor._label([[predict.raw_text.Token(word, 0, 0) for word in words]])[0]
+    ((_, labels),) = predictor._label([[predict.raw_text.Token(word, 0, 0) for word in words]])
     for span in [("per", 1, 3), ("geo", 4, 6), ("tim", 7, 8), ("per", 0, 3), ("org", 4, 5)]:
         exact = predict.entity_posterior(predictor.encoder.tags.names, labels, *span)
         share = np.mean([span in entities for entities in found])
