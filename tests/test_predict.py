@@ -335,11 +335,12 @@ def test_what_utf_8_cannot_hold_is_one_line(tag_main, capsys):
     assert capsys.readouterr().err == f"error: {expected}\n"
 
 
-def test_a_sentence_that_is_too_long_is_one_line(tag_main, tmp_path, capsys):
-    (tmp_path / "text.txt").write_text("word " * 40_000, encoding="utf-8")
+@pytest.mark.parametrize("text", ["word " * 40_000, "北京、" * 20_000, "--" * 40_000], ids=["words", "Chinese", "signs"])
+def test_a_sentence_that_is_too_long_is_one_line(tag_main, tmp_path, capsys, text):
+    (tmp_path / "text.txt").write_text("One.\n\n" + text, encoding="utf-8")
     assert tag_main("--file", tmp_path / "text.txt") == 1
     error = capsys.readouterr().err
-    assert "expected sentences of at most 32,768 tokens, got one of 40,000, number 1" in error
+    assert "expected sentences of at most 32,768 tokens, got one of 40,000, number 2" in error
     assert error.count("\n") == 1
 
 
