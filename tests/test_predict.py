@@ -209,7 +209,7 @@ def soak(predictor, longest, seconds=None, texts=0):
             predictor.tag([["Paris"] * length] * min(rows, max(predict.MOST_TOKENS // length, 1)))
     memory = []
     while done < texts if seconds is None else time.monotonic() < started + seconds:
-        sizes = np.exp(rng.uniform(0, np.log(longest), rng.integers(1, 5))).astype(int)
+        sizes = np.exp(np.log(longest) * rng.uniform(0, 1, rng.integers(1, 5)) ** 3).astype(int)  # most of them short
         sentences = [rng.choice(vocabulary, size).tolist() for size in sizes]
         found = predictor.tag(sentences) if done % 2 else predictor.tag("\n\n".join(map(" ".join, sentences)))
         tokens += sum(len(sentence.tags) for sentence in found)
