@@ -4,6 +4,7 @@ The model of Lample et al. (2016, https://arxiv.org/abs/1603.01360), each part o
 """
 
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
@@ -24,6 +25,10 @@ BLOCK = 256
 
 INPUTS = ("words", "lengths", "characters", "character_lengths", "shapes")
 """What a tagger may read of a batch."""
+
+HEADS = ("softmax", "crf")
+LAYER_NORMS = (None, "gates", "output")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 class Tagger(nn.Module):
@@ -97,7 +102,7 @@ class Tagger(nn.Module):
         Raises:
           ValueError: characters or shapes are missing, or given to a tagger that doesn't read them.
         """
-        if self.head not in ("softmax", "crf"):
+        if self.head not in HEADS:
             raise ValueError(f"head must be softmax or crf, got {self.head!r}")
         _check_given("characters", characters is not None and character_lengths is not None, self.num_characters > 0)
         _check_given("shapes", shapes is not None, self.shape_features > 0)
@@ -182,9 +187,68 @@ class Tagger(nn.Module):
 
 
 def build(fields: Mapping[str, Any]) -> Tagger:
-    """A :class:`Tagger` from its arguments as JSON holds them: names of dtypes for dtypes, lists for tuples."""
+    """A :class:`Tagger` from its arguments as JSON holds them: names of dtypes for dtypes, lists for tuples.
+
+    Raises:
+      ValueError: ``tag_names``, ``num_words`` or ``dtype`` is missing, an argument is none of a tagger's, or its value is of
+        another type or outside of what it may be.
+    """
+    known = argument_names()
+    missing = [name for name in ("tag_names", "num_words", "dtype") if name not in fields]
+    unknown = [name for name in fields if name not in known]
+    if missing or unknown:
+        raise ValueError(
+            f"a tagger has the arguments {', '.join(known)}; missing: {missing}, not known: {reprlib.repr(unknown)}"
+        )
+    for name, value in fields.items():
+        expected = _expected(name, value)
+        if expected is not None:
+            raise ValueError(f"expected {name} of a tagger to be {expected}, got {reprlib.repr(value)}")
     dtype = None if fields["dtype"] == "float32" else jnp.dtype(fields["dtype"])
     return Tagger(**{**fields, "tag_names": tuple(fields["tag_names"]), "dtype": dtype})
+
+
+def argument_names() -> list[str]:
+    """The names of a tagger's arguments, those of every Flax module left out."""
+    return [field.name for field in dataclasses.fields(Tagger) if field.name not in ("parent", "name")]
+
+
+def parameter_shapes(model: Tagger) -> dict[str, tuple[int, ...]]:
+    """The shapes of a tagger's parameters by their names, as ``lstm/forward/bias``: those that ``model.init`` makes.
+
+    Of the arguments alone and without tracing, so that no size is too large for it.
+    """
+    H, K = model.hidden, len(model.tag_names)
+    shapes: dict[str, tuple[int, ...]] = {"word_embedding/embedding": (model.num_words, model.word_features)}
+    read = model.word_features
+    if model.num_characters:
+        shapes["character_embedding/embedding"] = (model.num_characters, model.character_features)
+        shapes |= _lstm_shapes("character_lstm", model.character_features, model.character_hidden, None)
+        read += 2 * model.character_hidden
+    if model.shape_features:
+        shapes["shape_embedding/embedding"] = (NUM_SHAPES, model.shape_features)
+        read += model.shape_features
+    shapes |= _lstm_shapes("lstm", read, H, model.layer_norm)
+    shapes |= {"emission/kernel": (2 * H, K), "emission/bias": (K,)}
+    if model.head == "crf":
+        shapes |= {"crf/transitions": (K, K), "crf/start": (K,), "crf/end": (K,)}
+    return shapes
+
+
+def check_parameters(model: Tagger, params: Any) -> None:
+    """Raises ``ValueError`` unless ``params`` have the names and shapes of this tagger's."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    got = {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(np.shape(leaf)) for path, leaf in leaves}
+    expected = parameter_shapes(model)
+    differences = [
+        f"{name}: expected {expected.get(name, 'nothing')}, got {got.get(name, 'nothing')}"
+        for name in sorted(expected.keys() | got.keys())
+        if expected.get(name) != got.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"the parameters are another tagger's: {'; '.join(differences[:5])}{' ...' if differences[5:] else ''}"
+        )
 
 
 def apply(model: Tagger, params: Any, batch: Mapping[str, Array], **options: Any) -> tuple[Array, crf.Chain | None]:
@@ -262,3 +326,42 @@ def _check_given(name: str, given: bool, read: bool) -> None:
         raise ValueError(
             f"this tagger {'reads' if read else 'does not read'} {name}, but they were {'' if given else 'not '}given"
         )
+
+
+def _expected(name: str, value: Any) -> str | None:
+    """What this argument's value as JSON holds it had to be, None if it is that; ``True`` is no number here."""
+    number = type(value) in (int, float)
+    match name:
+        case "tag_names":
+            listed = isinstance(value, (list, tuple)) and all(isinstance(tag, str) for tag in value)
+            right, expected = listed and 0 < len(set(value)) == len(value), "distinct names"
+        case "num_words":
+            right, expected = type(value) is int and value > 0, "a positive integer"
+        case "constrained":
+            right, expected = isinstance(value, bool), "true or false"
+        case "dropout" | "word_dropout":
+            right, expected = number and 0 <= value <= 1, "a number from 0 to 1"
+        case "layer_norm":
+            right, expected = value in LAYER_NORMS, "null, gates or output"
+        case "head":
+            right, expected = value in HEADS, " or ".join(HEADS)
+        case "dtype":
+            right, expected = value in DTYPES, " or ".join(DTYPES)
+        case _:
+            right, expected = type(value) is int and value >= 0, "an integer of at least 0"
+    return None if right else expected
+
+
+def _lstm_shapes(name: str, features: int, hidden: int, layer_norm: str | None) -> dict[str, tuple[int, ...]]:
+    """Of the parameters of a :class:`~colnorm.Bidirectional`."""
+    gates, H = (4 * hidden,), (hidden,)
+    shapes: dict[str, tuple[int, ...]] = {
+        "input_kernel": (features, *gates),
+        "recurrent_kernel": (hidden, *gates),
+        "bias": gates,
+    }
+    if layer_norm == "gates":
+        shapes |= {"input_scale": gates, "recurrent_scale": gates, "cell_scale": H, "cell_bias": H}
+    elif layer_norm == "output":
+        shapes |= {"output_scale": H, "output_bias": H}
+    return {f"{name}/{direction}/{part}": shape for direction in ("forward", "backward") for part, shape in shapes.items()}

@@ -43,7 +43,7 @@ def tag(command: Command) -> str:
 
     if command.text and command.file is not None:
         raise ValueError("give the text as arguments or with --file, not both")
-    text = " ".join(command.text) if command.text else _read(command.file)
+    text = _of_arguments(command.text) if command.text else _read(command.file)
     process.prepare()
 
     from colnorm import predict
@@ -69,6 +69,17 @@ def tag(command: Command) -> str:
             return tagged.to_colour(sentences, text, predictor.encoder.tags.names, coloured)
 
 
+def _of_arguments(words: Sequence[str]) -> str:
+    text = " ".join(words)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        # Python keeps a byte that is none of the shell's encoding as half a surrogate pair, which no output can hold.
+        got = f"{text[error.start]!r} at {error.start}"
+        raise ValueError(f"the text of the arguments: expected characters that utf-8 can hold, got {got}") from None
+    return text
+
+
 def _read(file: Path | None) -> str:
     """The file or standard input, as utf-8, with line ends as they are."""
     name = "standard input" if file is None else str(file)
@@ -87,7 +98,19 @@ def run(command: Command) -> None:
         command.output.write_text(result, encoding="utf-8", newline="")
         print(f"written: {command.output}")
     else:
-        sys.stdout.write(result)
+        _print(result)
+
+
+def _print(text: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)  # what `exit_status` does for file names, to write escapes instead, would be other text
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"standard output takes {encoding}, which has no {text[error.start]!r}; "
+            "write to a file with --output, or set PYTHONIOENCODING=utf-8"
+        ) from None
+    sys.stdout.write(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

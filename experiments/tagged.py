@@ -18,7 +18,7 @@ def shifted(sentences: Sequence[Sentence]) -> list[Sentence]:
         tokens = tuple(Token(token.word, token.start + by, token.end + by) for token in sentence.tokens)
         entities = tuple(entity._replace(start=entity.start + by, end=entity.end + by) for entity in sentence.entities)
         moved.append(Sentence(tokens, sentence.tags, entities))
-        start = tokens[-1].end + 1
+        start = (tokens[-1].end if tokens else by) + 1  # an empty sentence is an empty line
     return moved
 
 
@@ -37,8 +37,10 @@ def to_json_lines(sentences: Sequence[Sentence], text: str) -> str:
     Ranges are half-open, in characters (code points) of the whole input; posteriors are rounded to six digits.
     """
     lines = []
+    end = 0
     for sentence in sentences:
-        start, end = sentence.tokens[0].start, sentence.tokens[-1].end
+        # A sentence without tokens has no place of its own.
+        start, end = (sentence.tokens[0].start, sentence.tokens[-1].end) if sentence.tokens else (end, end)
         entities = [
             {
                 "type": entity.type,

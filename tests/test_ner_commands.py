@@ -295,7 +295,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_as_if_it_had_not_been(wh
 def test_an_interrupted_run_says_how_to_go_on(data, tmp_path):
     run = tmp_path / "run"
     arguments = [*TINY, *ADAM, *BATCHES, "--data", str(data), "--run", str(run)]
-    status, errors = interrupt("1:1", signal.SIGINT, "ner", *arguments)
+    status, errors = interrupt("2:1", signal.SIGINT, "ner", *arguments)
     assert status == 130
     assert f"--resume --run {run}" in errors
 
@@ -334,7 +334,7 @@ def test_runs_that_are_none(tmp_path, capsys, main):
     RunDirectory.create(tmp_path / "run", "cifar", {}).close()
     assert main([str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
-    assert "not of a tagger" in error or "there is no tagger.json" in error
+    assert "holds a run of task 'cifar', not 'ner'" in error or "there is no tagger.json" in error
 
 
 # ------------------------------------------------------------------------------------------------------------------- tagging
@@ -372,7 +372,7 @@ def test_the_posterior_of_an_entity_is_its_share_of_sampled_paths(predictor):
     paths = crf.sample(jax.random.key(0), chain, np.repeat(np.asarray(emissions), draws, 0))
     names = predictor.encoder.tags.names
     found = [{*schemes.entities([names[tag] for tag in path])} for path in np.asarray(paths)]
-    labels = predictor._label([[predict.raw_text.Token(word, 0, 0) for word in words]])[0]
+    ((_, labels),) = predictor._label([[predict.raw_text.Token(word, 0, 0) for word in words]])
     for span in [("per", 1, 3), ("geo", 4, 6), ("tim", 7, 8), ("per", 0, 3), ("org", 4, 5)]:
         exact = predict.entity_posterior(predictor.encoder.tags.names, labels, *span)
         share = np.mean([span in entities for entities in found])

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from colnorm import crf
-from colnorm.tagger import Tagger, build, decode, distinct_words, sentence_losses, with_word_vectors
+from colnorm.tagger import (
+    Tagger,
+    build,
+    check_parameters,
+    decode,
+    distinct_words,
+    parameter_shapes,
+    sentence_losses,
+    with_word_vectors,
+)
 
 TAGS = ("O", "B-a", "I-a", "B-b", "I-b")
 B, T, L = 4, 5, 6
@@ -254,6 +263,65 @@ def test_build_and_word_vectors(everything):
     assert replaced["lstm"] is params["lstm"]
     with pytest.raises(ValueError, match=r"shape \(12, 4\) and a flag for each, got \(12, 5\)"):
         with_word_vectors(params, np.zeros((12, 5), np.float32), found)
+
+
+SMALL = {"word_features": 4, "hidden": 6}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        EVERYTHING,
+        {**EVERYTHING, "layer_norm": "output", "character_features": 3, "character_hidden": 2, "dtype": jnp.bfloat16},
+        {**SMALL, "head": "softmax"},
+        {**SMALL, "num_characters": 9},
+        {**SMALL, "shape_features": 3, "layer_norm": "gates", "head": "softmax"},
+    ],
+)
+def test_parameter_shapes_are_those_of_init(fields):
+    model = Tagger(TAGS, 12, **fields)
+    left_out = {"num_characters": ("characters", "character_lengths"), "shape_features": ("shapes",)}
+    without = {name for field, names in left_out.items() if not fields.get(field) for name in names}
+    inputs = {name: values for name, values in INPUTS.items() if name not in without}
+    params = jax.eval_shape(model.init, jax.random.key(0), **inputs)["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+    assert parameter_shapes(model) == shapes
+
+
+def test_parameters_of_another_tagger(everything):
+    model, variables = everything
+    check_parameters(model, variables["params"])
+    with pytest.raises(ValueError, match=r"another tagger's: word_embedding/embedding: expected \(13, 4\), got \(12, 4\)$"):
+        check_parameters(Tagger(TAGS, 13, **EVERYTHING), variables["params"])
+    with pytest.raises(ValueError, match=r"another tagger's: crf/end: expected nothing, got \(5,\); crf/start: .*"):
+        check_parameters(Tagger(TAGS, 12, **EVERYTHING, head="softmax"), variables["params"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 2}, r"missing: \[\], not known: \['depth'\]"),
+        ({"tag_names": ["O", "O"]}, r"expected tag_names of a tagger to be distinct names, got \['O', 'O'\]"),
+        ({"tag_names": "OB"}, "expected tag_names of a tagger to be distinct names, got 'OB'"),
+        ({"num_words": 0}, "expected num_words of a tagger to be a positive integer, got 0"),
+        ({"hidden": 6.0}, r"expected hidden of a tagger to be an integer of at least 0, got 6\.0"),
+        ({"hidden": True}, "expected hidden of a tagger to be an integer of at least 0, got True"),
+        ({"layer_norm": "batch"}, "expected layer_norm of a tagger to be null, gates or output, got 'batch'"),
+        ({"head": ["crf"]}, r"expected head of a tagger to be softmax or crf, got \['crf'\]"),
+        ({"constrained": 1}, "expected constrained of a tagger to be true or false, got 1"),
+        ({"dropout": "0"}, "expected dropout of a tagger to be a number from 0 to 1, got '0'"),
+        ({"dtype": "int32"}, "expected dtype of a tagger to be float32 or bfloat16 or float16 or float64, got 'int32'"),
+    ],
+)
+def test_arguments_that_make_no_tagger(change, message):
+    fields = {"tag_names": list(TAGS), "num_words": 12, **EVERYTHING, "dtype": "float32"}
+    build(fields)
+    with pytest.raises(ValueError, match=message):
+        build({**fields, **change})
+    for name in ("tag_names", "num_words", "dtype"):
+        with pytest.raises(ValueError, match=rf"missing: \['{name}'\], not known: \[\]"):
+            build({key: value for key, value in fields.items() if key != name})
 
 
 @pytest.mark.parametrize(
