@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The release with a CPU build on the registry; without a version pip brings gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test peers lint clean
+.PHONY: demo test peers wheel lint clean
 
 demo: .venv/.installed
 	$(BIN)/python -m experiments.demo
@@ -15,17 +15,27 @@ test: .venv/.installed
 peers: .venv/.peers
 	$(BIN)/python -m pytest tests/peers
 
+# The wheel holds colnorm alone and needs nothing of experiments/: installed into an environment of its own, it computes.
+wheel: .venv/.installed
+	rm -rf build dist .venv-wheel
+	$(BIN)/python -m build --wheel --installer pip . >/dev/null
+	$(PYTHON) -m zipfile --list dist/*.whl
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd dist && ../.venv-wheel/bin/python ../tests/wheel.py
+	rm -rf .venv-wheel
+
 lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-wheel
 
 .venv/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[study,test]'
 	touch $@
 
 .venv/.peers: .venv/.installed

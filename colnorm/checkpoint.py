@@ -33,6 +33,10 @@ class DamagedError(ValueError):
     """What is stored can't be read, or isn't what was written."""
 
 
+class WideError(ValueError):
+    """What is stored needs 64 bits, and JAX is not told to use them."""
+
+
 def digest(arrays: Any) -> str:
     """SHA-256 of a tree of arrays: of each leaf's path, dtype, shape and bytes, in the order of the paths."""
     leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
@@ -60,7 +64,7 @@ def write(path: Path, arrays: Any, about: Mapping[str, Any], verify: bool = Fals
     if path.exists():
         raise FileExistsError(f"there is a checkpoint {path} already")
     path.parent.mkdir(exist_ok=True)
-    arrays = jax.tree.map(np.asarray, jax.device_get(arrays))
+    arrays = jax.tree.map(_canonical, jax.device_get(arrays))
     described = {**about, "arrays": digest(arrays)}
     try:
         with _orbax(path) as (ocp, checkpointer, place):
@@ -91,12 +95,15 @@ def read(path: Path, target: Any = None, device: Any = None) -> tuple[Any, dict[
       FileNotFoundError: there is none.
       DamagedError: it can't be read, or isn't what was written. Other shapes than the target's are damage too: compare
         :func:`shapes` first.
+      WideError: it was written with ``jax_enable_x64`` and is read without.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     with _reading(path) as (ocp, checkpointer, place):
         stored = _item(checkpointer.metadata(place), "state")
         dtypes = {_name(name): leaf.dtype for name, leaf in jax.tree_util.tree_leaves_with_path(stored)}
+        if wide := {str(dtype) for dtype in dtypes.values() if jax.dtypes.canonicalize_dtype(dtype) != dtype}:
+            raise WideError(f"the checkpoint {path} holds {', '.join(sorted(wide))}, which JAX has with jax_enable_x64 only")
         sharding = jax.sharding.SingleDeviceSharding(device) if device is not None else None
         target = jax.tree_util.tree_map_with_path(
             lambda name, leaf: jax.ShapeDtypeStruct(leaf.shape, dtypes[_name(name)], sharding=sharding),
@@ -156,6 +163,12 @@ def same_shapes(stored: Any, expected: Any, collections: tuple[str, ...], where:
             )
 
 
+def _canonical(leaf: Any) -> np.ndarray:
+    """A leaf in the dtype in which JAX will give it back: Python's numbers are wider than its own."""
+    array = np.asarray(leaf)
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+
+
 def _name(path: Any) -> str:
     # Optimizer states are tuples in memory and lists or dicts on disk, with the same names in this form.
     return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -204,7 +217,7 @@ def _reading(path: Path) -> Iterator[tuple[Any, Any, Path]]:
             yield parts
     except DamagedError as error:
         raise DamagedError(f"the checkpoint {path} is damaged: {error}") from error
-    except MemoryError:
+    except (MemoryError, WideError):
         raise
     except Exception as error:  # what damaged bytes do to orbax, tensorstore and JSON has no bounded set of types
         raise DamagedError(f"the checkpoint {path} is damaged: {_first_line(error)}") from error

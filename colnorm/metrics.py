@@ -71,8 +71,12 @@ def tagging_figures(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[
 
     Raises:
       ValueError: the numbers of sentences or of tokens differ.
+      ModuleNotFoundError: seqeval is not installed.
     """
-    from seqeval.metrics import classification_report
+    try:
+        from seqeval.metrics import classification_report
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("the figures are seqeval's: pip install 'colnorm[study]'") from error
 
     _check_same_sentences(gold, predicted)
     pairs = [pair for tags in zip(gold, predicted, strict=True) for pair in zip(*tags, strict=True)]

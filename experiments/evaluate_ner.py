@@ -63,6 +63,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
     model = tagger.build(fields)
     epoch = run.choose(command.checkpoint, Monitor(METRIC))
     params = run.restore_variables(epoch)["params"]
+    tagger.check_parameters(model, params)
     data = conll.load(command.data or config.data, config.seed, config.word_column, config.tag_column)
 
     # All splits at once share their padded lengths, and so their compilations.

@@ -89,6 +89,22 @@ def test_every_array_comes_back_bit_for_bit(tmp_path, more):
     assert int(restored.apply_gradients(grads=gradients).step) == 41
 
 
+def test_a_state_that_never_took_a_step_comes_back(tmp_path):
+    """Its step is a number of Python's, which is wider than JAX's."""
+    run = RunDirectory.create(tmp_path / "run", "toy", CONFIG)
+    assert isinstance(make_state().step, int)
+    run.save(make_state(), 1, 1)
+    assert_same_state(run.restore(make_state(), 1), make_state())
+
+
+def test_what_needs_64_bits_says_so(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", "toy", CONFIG)
+    with jax.enable_x64(True):
+        run.save(make_state().replace(params={"a": np.float64(1e-300)}), 1, 1)
+    with pytest.raises(ValueError, match=r"checkpoints/1 holds float64, int64, which JAX has with jax_enable_x64 only"):
+        run.restore_variables(1)
+
+
 def test_only_the_best_and_the_latest_stay(tmp_path):
     run = RunDirectory.create(tmp_path / "run", "toy", CONFIG)
     history, kept = [], []

@@ -75,8 +75,13 @@ def load_digits(seed: int = 0) -> ImageData:
     Resized bilinearly (centres of pixels aligned, edges repeated), then `round(255 / 16 * level)`. The order is
     `np.random.default_rng(seed).permutation`; of it the last fifth (359) is the test split, the fifth before it the
     validation split, and the first 1,079 the training split.
+
+    Raises ModuleNotFoundError where scikit-learn is not installed.
     """
-    import sklearn.datasets  # here, because it takes a second that who trains on CIFAR need not pay
+    try:
+        import sklearn.datasets  # here, because it takes a second that who trains on CIFAR need not pay
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("the digits come with scikit-learn: pip install 'colnorm[study]'") from error
 
     digits = sklearn.datasets.load_digits()
     # Row i of `weights` interpolates position i of 32 from the 8 old ones: a hat of width 1 around its place.
