@@ -23,7 +23,7 @@ wheel: .venv/.installed
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd dist && ../.venv-wheel/bin/python ../tests/wheel.py
-	rm -rf .venv-wheel
+	rm -rf build dist .venv-wheel
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ def compare(command: Command) -> list[Path]:
     from colnorm.files import write_text
     from colnorm.run_directory import RunDirectory
     from colnorm.training import Monitor
-    from experiments import cifar, plotting, report
+    from experiments import cifar, console, plotting
 
     histories: dict[str, Any] = {}
     rows = []
@@ -75,17 +75,17 @@ def compare(command: Command) -> list[Path]:
             )
         )
     command.output.mkdir(parents=True, exist_ok=True)
-    console = report.make_console()
-    console.print(report.plain_table(command.title, HEADER, rows))
-    write_text(command.output / "table.md", report.markdown_table(HEADER, rows))
-    write_text(command.output / "runs.json", report.histories_json(histories))
+    screen = console.make_console()
+    screen.print(console.plain_table(command.title, HEADER, rows))
+    write_text(command.output / "table.md", console.markdown_table(HEADER, rows))
+    write_text(command.output / "runs.json", console.histories_json(histories))
     written = [
         plotting.draw_comparison(histories, command.output / "curves.png", command.title),
         plotting.draw_quantiles(histories, cifar.PERCENTILES, command.output / "feature_percentiles.png"),
         command.output / "table.md",
         command.output / "runs.json",
     ]
-    console.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    screen.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
     return written
 
 

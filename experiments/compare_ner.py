@@ -45,7 +45,7 @@ def compare(command: Command) -> list[Path]:
 
     from colnorm.files import write_json, write_text
     from colnorm.run_directory import RunDirectory
-    from experiments import plotting, published, report
+    from experiments import console, plotting, published
 
     histories: dict[str, Any] = {}
     evaluations: dict[str, Any] = {}
@@ -73,14 +73,14 @@ def compare(command: Command) -> list[Path]:
             )
         )
     command.output.mkdir(parents=True, exist_ok=True)
-    console = report.make_console()
-    console.print(report.plain_table(command.title, HEADER, rows))
-    write_text(command.output / "table.md", report.markdown_table(HEADER, rows))
-    write_text(command.output / "runs.json", report.histories_json(histories))
+    screen = console.make_console()
+    screen.print(console.plain_table(command.title, HEADER, rows))
+    write_text(command.output / "table.md", console.markdown_table(HEADER, rows))
+    write_text(command.output / "runs.json", console.histories_json(histories))
     write_json(command.output / "evaluations.json", evaluations)
     picture = plotting.draw_tagging_comparison(histories, command.output / "curves.png", command.title)
     written = [picture, *(command.output / name for name in ("table.md", "runs.json", "evaluations.json"))]
-    console.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    screen.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
     return written
 
 

@@ -21,15 +21,15 @@ TEXT = (
 
 def main() -> int:
     """Trains and evaluates everything: tables, pictures, tagged sentences, and where it all is."""
-    from experiments import report
+    from experiments import console
 
     began = time.perf_counter()
-    console = report.make_console()
+    screen = console.make_console()
     images = train_images()
     tagger = train_tagger()
     runs = ", ".join(map(str, [*images, tagger]))
-    console.print(f"run directories, each with curves.png and evaluation.json: {runs}", soft_wrap=True)
-    console.print(
+    screen.print(f"run directories, each with curves.png and evaluation.json: {runs}", soft_wrap=True)
+    screen.print(
         f"done in {time.perf_counter() - began:.0f} s; next: python -m experiments.train_cifar --help, "
         f"python -m experiments.train_ner --help, python -m experiments.tag {tagger} 'Your text.'",
         soft_wrap=True,

@@ -45,7 +45,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
     from colnorm.parallel import make_engine
     from colnorm.run_directory import CONFIG, CONFUSION, EVALUATION, RunDirectory
     from colnorm.training import Monitor
-    from experiments import cifar, plotting, report
+    from experiments import cifar, console, plotting
 
     run = RunDirectory.open(command.run)
     run.check_task("cifar")
@@ -76,16 +76,16 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
     if quiet:
         return written
 
-    console = report.make_console()
+    screen = console.make_console()
     shown = ("accuracy", "macro_f1", "micro_f1")
     table = {f"{name} ({result['examples']:,})": {key: result[key] for key in shown} for name, result in results.items()}
-    console.print(report.figures_table(f"{title} (micro F1 equals accuracy: one label an image)", table))
+    screen.print(console.figures_table(f"{title} (micro F1 equals accuracy: one label an image)", table))
     by_class = {
         class_name: {f"{split} F1": results[split]["f1"][number] for split in results}
         for number, class_name in enumerate(data.class_names)
     }
-    console.print(report.figures_table("F1 by class", by_class))
-    console.print(f"written: {run.file(EVALUATION)}, {picture}", highlight=False, soft_wrap=True)
+    screen.print(console.figures_table("F1 by class", by_class))
+    screen.print(f"written: {run.file(EVALUATION)}, {picture}", highlight=False, soft_wrap=True)
     return written
 
 

@@ -54,7 +54,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
         RunDirectory,
     )
     from colnorm.training import Monitor
-    from experiments import ner, plotting, report
+    from experiments import console, ner, plotting
 
     run = RunDirectory.open(command.run)
     run.check_task("ner")
@@ -117,14 +117,14 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
     if quiet:
         return written
 
-    console = report.make_console()
+    screen = console.make_console()
     for name, result in results.items():
         about = f"{title}, {name}: {result['sentences']:,} sentences, token accuracy {result['accuracy']:.2%}"
-        console.print(about, highlight=False, soft_wrap=True)
-        console.print(report.entities_table(result))
-    console.print(f"entities by {written['mode']}", highlight=False)
+        screen.print(about, highlight=False, soft_wrap=True)
+        screen.print(console.entities_table(result))
+    screen.print(f"entities by {written['mode']}", highlight=False)
     files = [run.file(EVALUATION), run.file(PREDICTIONS), run.file(COUNTS), *pictures]
-    console.print(f"written: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
+    screen.print(f"written: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
     return written
 
 

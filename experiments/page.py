@@ -11,7 +11,7 @@ import numpy as np
 
 from colnorm.data.glove import Coverage
 from colnorm.files import write_text
-from experiments import plotting, record, report
+from experiments import console, plotting, record
 from experiments.differences import differences
 
 Records = Mapping[tuple[str, int], Path]
@@ -273,5 +273,5 @@ FILTERS = {
     "coverage": _coverage,
     "hardware": _hardware,
     "embedded": _embedded,
-    "duration": report.duration,
+    "duration": console.duration,
 }

@@ -26,7 +26,7 @@ import tyro
 from rich.console import Console
 
 from colnorm.files import read_json
-from experiments import report
+from experiments import console
 from experiments.job import Children, Job, Place, places_of
 from experiments.study import ROWS, SCALES, Scale, choose, worth
 
@@ -93,7 +93,7 @@ def reproduce(command: Command) -> Path:
     for job in jobs:
         if job.is_finished:
             job.read_record()
-    console = report.make_console()
+    screen = console.make_console()
 
     def write_page() -> Path:
         results = gather.gather(jobs)
@@ -114,19 +114,19 @@ def reproduce(command: Command) -> Path:
                 write_vectors(output / VECTORS)
             counts = ", ".join(f"{count} rows {scale}" for scale, count in Counter(scales.values()).items())
             done = len(wanted) - len(waiting)
-            console.print(f"{output}: {counts}; {seeds} seed(s); {done} of {len(wanted)} runs are done", soft_wrap=True)
+            screen.print(f"{output}: {counts}; {seeds} seed(s); {done} of {len(wanted)} runs are done", soft_wrap=True)
             if kept := [name for name in rows if scales[name] != (command.scale or scales[name])]:
-                console.print(f"begun at another scale than {scale}, which they keep: {', '.join(kept)}", soft_wrap=True)
+                screen.print(f"begun at another scale than {scale}, which they keep: {', '.join(kept)}", soft_wrap=True)
             children = Children([lock])
-            do_jobs(waiting, data, places, children, console, jobs, after=write_page)
+            do_jobs(waiting, data, places, children, screen, jobs, after=write_page)
             failed = [job.name for job in jobs if job.failure is not None]
             cost = output / "crf_cost.json"
             if any(job.row.task == "taggers" for job in jobs) and not cost.exists():
-                console.print("the cost of a CRF over the number of tags:")
-                if children.run(["experiments.crf_cost", "--output", str(cost)], Place()):
+                screen.print("the cost of a CRF over the number of tags:")
+                if children.run(["experiments.benchmarks.crf_cost", "--output", str(cost)], Place()):
                     failed.append("the cost of a CRF")
     written = write_page()
-    console.print(f"written: {written}, {output / 'RESULTS.md'}, {output / 'results.json'}", highlight=False, soft_wrap=True)
+    screen.print(f"written: {written}, {output / 'RESULTS.md'}, {output / 'results.json'}", highlight=False, soft_wrap=True)
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}; --resume tries them again")
     return written
@@ -137,7 +137,7 @@ def do_jobs(
     data: Mapping[str, Mapping[str, str]],
     places: Sequence[Place],
     children: Children,
-    console: Console,
+    screen: Console,
     jobs: Sequence[Job],
     after: Callable[[], object],
 ) -> None:
@@ -148,7 +148,7 @@ def do_jobs(
       data: for each row the places of its data, by field of its config.
       places: where they run; with more than one, what jobs print is marked with their names.
       children: what they start is one of; all are stopped when this one is.
-      console: where to say what begins, and how long all may take.
+      screen: where to say what begins, and how long all may take.
       jobs: all of the study: how long its epochs took tells how long others will.
       after: called after every job that came to an end: whoever looks at the page then sees what there is.
 
@@ -165,11 +165,11 @@ def do_jobs(
             unfinished = [other for other in waiting if other is job or not (other.is_finished or other.failure)]
             left, whole = time_left(unfinished, jobs)
             left /= min(len(places), len(unfinished))
-            about = f"; {'about' if whole else 'more than'} {report.duration(left)} left for all" if left else ""
-            console.print(f"[{number}/{len(waiting)}] {job.name}: {job.row.title}{about}", markup=False, soft_wrap=True)
+            about = f"; {'about' if whole else 'more than'} {console.duration(left)} left for all" if left else ""
+            screen.print(f"[{number}/{len(waiting)}] {job.name}: {job.row.title}{about}", markup=False, soft_wrap=True)
 
             def say(line: str) -> None:
-                console.print(f"{job.name}: {line}", highlight=False, markup=False, soft_wrap=True)
+                screen.print(f"{job.name}: {line}", highlight=False, markup=False, soft_wrap=True)
 
             return job.do(data[job.row.name], place, children, None if len(places) == 1 else say)
         finally:

@@ -45,7 +45,7 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
     from colnorm.parallel import check_batch_size, make_engine
     from colnorm.run_directory import CURVES, FEATURES, MACHINE, RunDirectory
     from colnorm.training import Monitor, check_finite, fit, shuffled_batches
-    from experiments import cifar, plotting, report
+    from experiments import cifar, console, plotting
 
     # What can be refused is refused before anything takes time, and the directory made when nothing can fail any more.
     with contextlib.ExitStack() as stack:
@@ -78,7 +78,7 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
         validation_batches = cifar.evaluation_batches(len(data.validation.labels), engine.num_devices)
         quantiles = cifar.make_quantiles(config, data)
 
-        with report.EpochProgress(config.epochs, steps_per_epoch, str(run_path)) as progress:
+        with console.EpochProgress(config.epochs, steps_per_epoch, str(run_path)) as progress:
             progress.note(
                 f"{run_path}: ResNet-{6 * config.n + 2} {config.normalization}, {data.name}, {num_train:,} training images, "
                 f"{engine.num_devices} device(s)" + (f", going on after epoch {len(history)}" if history else "")

@@ -52,7 +52,7 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
     from colnorm.predict import METRIC, read_tagger, write_tagger
     from colnorm.run_directory import COVERAGE, CURVES, MACHINE, RunDirectory
     from colnorm.training import Monitor, check_finite, fit
-    from experiments import ner, plotting, report
+    from experiments import console, ner, plotting
 
     # What can be refused is refused before anything takes time, and the directory made when nothing can fail any more.
     with contextlib.ExitStack() as stack:
@@ -97,7 +97,7 @@ def train(config: NerConfig, run_path: Path, *, resume: bool = False, overwrite:
         predict = ner.make_predictor(config, model)
         gold = [sentence.tags for sentence in data.validation]
 
-        with report.EpochProgress(config.epochs, steps_per_epoch, str(run_path)) as progress:
+        with console.EpochProgress(config.epochs, steps_per_epoch, str(run_path)) as progress:
             progress.note(
                 f"{run_path}: {data.name}, {len(data.train):,} training sentences ({data.dropped:,} repeated ones dropped), "
                 f"{len(encoder.words):,} words, {len(encoder.tags.names)} tags, {engine.num_devices} device(s)"

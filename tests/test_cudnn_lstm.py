@@ -10,7 +10,7 @@ from jax.experimental import rnn
 from recurrent_cases import assert_close, random_array
 
 from colnorm import LSTM, Bidirectional
-from experiments import cudnn_lstm
+from experiments.benchmarks.peers import cudnn_lstm
 
 B, T, D, H = 5, 7, 3, 4
 

@@ -29,8 +29,8 @@ Conventions, the same for every function:
 from colnorm.crf.chain import Chain, score
 from colnorm.crf.constraints import constrain
 from colnorm.crf.decode import k_best, viterbi
-from colnorm.crf.forward import log_likelihood, log_partition
 from colnorm.crf.module import LinearChainCRF
+from colnorm.crf.partition import log_likelihood, log_partition
 from colnorm.crf.posterior import entropy, marginals, pairwise_marginals, sample
 
 __all__ = [

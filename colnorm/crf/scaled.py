@@ -72,7 +72,7 @@ def run(problem: Problem) -> Passes:
 
 
 def log_partition(problem: Problem, passes: Passes) -> tuple[Array, Array]:
-    """The log-partition as :func:`colnorm.crf.forward` has it: a remainder ``(B,)``, and shifts ``(T + 1, B)``."""
+    """The log-partition as :func:`colnorm.crf.partition` has it: a remainder ``(B,)``, and shifts ``(T + 1, B)``."""
     chain, emissions, mask = problem
     inner = _inner(mask)
     # The factors that were divided out: S of all positions but the last, and N there, which takes in the end.

@@ -10,7 +10,8 @@ pytest.importorskip("torchcrf")
 pytest.importorskip("torch_struct")
 
 # After the checks for the peers, which they import.
-from experiments import benchmark_crf, benchmarking
+from experiments.benchmarks import crf as benchmark_crf
+from experiments.benchmarks import harness
 
 SMALL = ["--shapes", "3", "5", "7", "--repeats", "1", "--ragged"]
 
@@ -51,6 +52,6 @@ def test_another_function_is_not_timed(monkeypatch, name, change):
 
 
 def test_peers_that_are_missing_are_named(monkeypatch, capsys):
-    monkeypatch.setattr(benchmarking, "require_peers", lambda: "torchcrf missing: pip install")
+    monkeypatch.setattr(harness, "require_peers", lambda: "torchcrf missing: pip install")
     assert benchmark_crf.main(SMALL) == 1
     assert "torchcrf missing" in capsys.readouterr().err

@@ -11,15 +11,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchcrf")
 
 # After the check for PyTorch, which they import.
-from experiments import (  # noqa: E402
-    benchmark_normalization,
-    benchmark_recurrent,
-    benchmark_tagger,
-    benchmark_training,
-    torch_recurrent,
-    torch_resnet,
-    torch_tagger,
-)
+from experiments.benchmarks import normalization as benchmark_normalization  # noqa: E402
+from experiments.benchmarks import recurrent as benchmark_recurrent  # noqa: E402
+from experiments.benchmarks import tagger as benchmark_tagger  # noqa: E402
+from experiments.benchmarks import training as benchmark_training  # noqa: E402
+from experiments.benchmarks.peers import recurrent as torch_recurrent  # noqa: E402
+from experiments.benchmarks.peers import resnet as torch_resnet  # noqa: E402
+from experiments.benchmarks.peers import tagger as torch_tagger  # noqa: E402
 
 SMALL = ["--n", "1", "--batch-size", "4", "--repeats", "1", "--devices", "2"]
 

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import canonicalize_dtype
 
-from colnorm.recurrence import Direction, recur
+from colnorm.recurrent.scan import Direction, recur
 
 Array = jax.Array
 Dtype = Any

@@ -1,8 +1,8 @@
 """Times whole training steps of the ResNet beside the same network in PyTorch, in one process, interleaved.
 
-    python -m experiments.benchmark_training --output benchmark.json
-    python -m experiments.benchmark_training --plain                 # both sides with the allocator as it comes
-    python -m experiments.benchmark_training --curve curve.png       # over batch sizes
+    python -m experiments.benchmarks.training --output benchmark.json
+    python -m experiments.benchmarks.training --plain                 # both sides with the allocator as it comes
+    python -m experiments.benchmarks.training --curve curve.png       # over batch sizes
 
 All sides start from the same parameters and see the same batch; their losses before and after an update are compared before
 anything is timed. A step is forward, backward and SGD with momentum and weight decay, in float32. PyTorch shares the
@@ -28,7 +28,7 @@ from typing import Any
 
 import tyro
 
-from experiments import benchmarking
+from experiments.benchmarks import harness
 
 CURVE = (16, 32, 64, 128, 256)
 
@@ -57,8 +57,8 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.benchmark_training", args=arguments, description=__doc__)
-    if (missing := benchmarking.require_peers()) is not None:
+    command = tyro.cli(Command, prog="python -m experiments.benchmarks.training", args=arguments, description=__doc__)
+    if (missing := harness.require_peers()) is not None:
         print(f"error: {missing}", file=sys.stderr)
         return 1
     from colnorm.files import write_json
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     process.prepare(command.devices, command.batch_size, keep_memory=not command.plain, cache=False)
     measured = measure(command)
-    benchmarking.show(measured)
+    harness.show(measured)
     if command.output is not None:
         write_json(command.output, measured)
     if command.curve is not None:
@@ -78,12 +78,12 @@ def measure(command: Command) -> dict[str, Any]:
     """Builds the sides, compares their first steps, times them in turn, at each batch size."""
     import jax
 
-    machine = benchmarking.machine()
+    machine = harness.machine()
     rows: dict[str, Any] = {}
     for batch_size in CURVE if command.curve is not None else (command.batch_size,):
         sides = make_sides(command, batch_size)
         check = functools.partial(check_losses, sides) if jax.default_backend() == "cpu" else None
-        rows[f"batch {batch_size}"] = benchmarking.measure(sides, check=check, repeats=command.repeats)
+        rows[f"batch {batch_size}"] = harness.measure(sides, check=check, repeats=command.repeats)
     allocator = "the allocator as it comes" if command.plain else "freed memory kept"
     return {"what": f"ResNet-{6 * command.n + 2} bn, a step, {allocator}", "machine": machine, "rows": rows}
 
@@ -105,7 +105,9 @@ def make_sides(command: Command, batch_size: int) -> dict[str, Callable[[], Any]
     split = Split(pixels, labels)
     half = np.full(3, 0.5, np.float32)
     data = ImageData("random", tuple("0123456789"), split, split, split, half, half)
-    config = dataclasses.replace(CIFAR_PRESETS["bn"][1], n=command.n, learning_rate=0.01, schedule="constant")
+    config = dataclasses.replace(
+        CIFAR_PRESETS["bn"][1], n=command.n, norm_placement="before_addition", learning_rate=0.01, schedule="constant"
+    )
     state = cifar.make_state(config, 10, 1)
     loss_fn = cifar.make_loss(config, data)
     indices = np.arange(batch_size, dtype=np.int32)[None]
@@ -165,7 +167,7 @@ def torch_step(
     """A step of the peer, on the same parameters and the same batch."""
     import torch
 
-    from experiments.torch_resnet import TorchResNet
+    from experiments.benchmarks.peers.resnet import TorchResNet
 
     model: Any = TorchResNet(n, 10)
     model.load_flax(params)

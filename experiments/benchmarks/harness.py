@@ -128,7 +128,7 @@ def require_peers() -> str | None:
 
 def show(measured: Mapping[str, Any]) -> None:
     """Prints ``{"what", "machine", "rows": {case: {side: figures}}}``, one line a side."""
-    from experiments import report
+    from experiments import console
 
     with_errors = any("gradient_error" in row for sides in measured["rows"].values() for row in sides.values())
     header = ["", "side", "first call", "median", "quartiles", "time / first", "peak memory"]
@@ -141,9 +141,9 @@ def show(measured: Mapping[str, Any]) -> None:
             figures = (f"{row['first_call_s']:.2f} s", f"{row['median_ms']:g} ms", quartiles, f"{row['ratio']:.2f}", peak)
             error = [f"{row['gradient_error']:.1g}" if "gradient_error" in row else ""] if with_errors else []
             lines.append((case if not number else "", name, *figures, *error))
-    console = report.make_console()
-    console.print(report.plain_table(measured["what"], header, lines))
-    console.print(", ".join(f"{key} {value}" for key, value in measured["machine"].items()), soft_wrap=True, highlight=False)
+    screen = console.make_console()
+    screen.print(console.plain_table(measured["what"], header, lines))
+    screen.print(", ".join(f"{key} {value}" for key, value in measured["machine"].items()), soft_wrap=True, highlight=False)
 
 
 def _digits(value: float) -> float:

@@ -1,6 +1,6 @@
 """Times the linear-chain CRF beside pytorch-crf and torch-struct, in one process, interleaved.
 
-    python -m experiments.benchmark_crf --output benchmark.json --plot benchmark.png
+    python -m experiments.benchmarks.crf --output benchmark.json --plot benchmark.png
 
 Float32, the same numbers and threads on all sides. Before anything is timed losses and gradients are compared with those of
 pytorch-crf in float64 (the rows' "gradient_error"), and decoded paths with each other.
@@ -218,9 +218,9 @@ def path_scores(inputs: Inputs, paths: np.ndarray) -> np.ndarray:
 
 def measure(command: Command) -> dict[str, Any]:
     """Compares and times every shape."""
-    from experiments import benchmarking
+    from experiments.benchmarks import harness
 
-    machine = benchmarking.machine()
+    machine = harness.machine()
     rows: dict[str, Any] = {}
     for shape in command.shapes:
         inputs = Inputs.draw(shape, command.ragged)
@@ -232,16 +232,16 @@ def measure(command: Command) -> dict[str, Any]:
             if constrained:
                 sides[CONSTRAINED] = constrained[work]
             check = functools.partial(check, inputs)
-            rows[f"{shape} {work}"] = benchmarking.measure(sides, check=check, repeats=command.repeats)
+            rows[f"{shape} {work}"] = harness.measure(sides, check=check, repeats=command.repeats)
         alone = {name: mine[name] for name in ("forward", "marginals", f"{K_BEST} best")}
-        rows[f"{shape} posterior"] = benchmarking.measure(alone, repeats=command.repeats)
+        rows[f"{shape} posterior"] = harness.measure(alone, repeats=command.repeats)
     what = f"linear-chain CRF, (batch, length, tags), float32{', ragged' if command.ragged else ''}"
     return {"what": what, "machine": machine, "rows": rows}
 
 
 def sweep(repeats: int = 3) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Median milliseconds over one size at a time: axis -> work -> side -> times."""
-    from experiments import benchmarking
+    from experiments.benchmarks import harness
 
     swept: dict[str, Any] = {}
     for axis, shapes in SWEEPS.items():
@@ -250,7 +250,7 @@ def sweep(repeats: int = 3) -> dict[str, dict[str, dict[str, list[float]]]]:
             inputs = Inputs.draw(shape, ragged=False)
             mine, peer = ours(inputs), pytorch_crf(inputs)
             for work in ("loss + gradient", "decode"):
-                timed = benchmarking.measure({"colnorm": mine[work], "pytorch-crf": peer[work]}, repeats=repeats)
+                timed = harness.measure({"colnorm": mine[work], "pytorch-crf": peer[work]}, repeats=repeats)
                 for side, row in timed.items():
                     swept[axis].setdefault(work, {}).setdefault(side, []).append(row["median_ms"])
     return swept
@@ -258,10 +258,11 @@ def sweep(repeats: int = 3) -> dict[str, dict[str, dict[str, list[float]]]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.benchmark_crf", args=arguments, description=__doc__)
-    from experiments import benchmarking, process
+    command = tyro.cli(Command, prog="python -m experiments.benchmarks.crf", args=arguments, description=__doc__)
+    from experiments import process
+    from experiments.benchmarks import harness
 
-    missing = benchmarking.require_peers()
+    missing = harness.require_peers()
     if missing:
         print(f"error: {missing}", file=sys.stderr)
         return 1
@@ -269,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # pytorch-crf selects by bytes, torch-struct builds distributions without checks: both warn on every call.
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
     measured = measure(command)
-    benchmarking.show(measured)
+    harness.show(measured)
     if command.plot is not None:
         from experiments import plotting
 

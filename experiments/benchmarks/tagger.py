@@ -1,6 +1,6 @@
 """Times whole training steps of the BiLSTM-CRF beside the same tagger in PyTorch, in one process, interleaved.
 
-    python -m experiments.benchmark_tagger --data ner_dataset.csv --output benchmark.json
+    python -m experiments.benchmarks.tagger --data ner_dataset.csv --output benchmark.json
 
 Both sides start from the same parameters and see the same ragged batches of real sentences; their losses over the first
 steps are compared before anything is timed. A step is forward, backward, clipping and SGD with momentum and weight decay, in
@@ -57,8 +57,8 @@ def measure(command: Command) -> dict[str, Any]:
     from colnorm.data.batching import epoch_plan
     from colnorm.training import SingleDevice
     from experiments import ner, process
+    from experiments.benchmarks.peers.tagger import TorchTagger
     from experiments.configs import NER_PRESETS
-    from experiments.torch_tagger import TorchTagger
 
     threads = command.threads or os.cpu_count() or 1
     torch.set_num_threads(threads)
@@ -154,7 +154,7 @@ def measure(command: Command) -> dict[str, Any]:
 
 def show(measured: dict[str, Any]) -> None:
     """Prints the table."""
-    from experiments import report
+    from experiments import console
 
     rows = [
         (
@@ -167,15 +167,15 @@ def show(measured: dict[str, Any]) -> None:
         )
         for name, row in measured["rows"].items()
     ]
-    console = report.make_console()
+    screen = console.make_console()
     header = ("", "first steps", "median step", "quartiles", "tokens / s", "speed / PyTorch's")
-    console.print(report.plain_table(measured["what"], header, rows))
-    console.print(", ".join(f"{key} {value}" for key, value in measured["machine"].items()), soft_wrap=True, highlight=False)
+    screen.print(console.plain_table(measured["what"], header, rows))
+    screen.print(", ".join(f"{key} {value}" for key, value in measured["machine"].items()), soft_wrap=True, highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.benchmark_tagger", args=arguments, description=__doc__)
+    command = tyro.cli(Command, prog="python -m experiments.benchmarks.tagger", args=arguments, description=__doc__)
     try:
         import torch  # noqa: F401  the peers: their absence has an error of its own
         import torchcrf  # noqa: F401

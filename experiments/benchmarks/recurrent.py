@@ -1,6 +1,6 @@
 """Times bidirectional LSTMs, forward and backward, beside PyTorch's, in one process, interleaved.
 
-    python -m experiments.benchmark_recurrent --output benchmark.json --plot benchmark.png
+    python -m experiments.benchmarks.recurrent --output benchmark.json --plot benchmark.png
 
 The plain LSTM runs against ``torch.nn.LSTM``, the layer-normalized ones against the same cell in a loop (and, with
 ``--compiled``, that cell under ``torch.compile``). Sides have the same parameters; a call computes outputs and the gradients of
@@ -67,16 +67,17 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    from experiments import benchmarking, process
+    from experiments import process
+    from experiments.benchmarks import harness
 
-    command = tyro.cli(Command, prog="python -m experiments.benchmark_recurrent", args=arguments, description=__doc__)
-    missing = benchmarking.require_peers()
+    command = tyro.cli(Command, prog="python -m experiments.benchmarks.recurrent", args=arguments, description=__doc__)
+    missing = harness.require_peers()
     if missing is not None:
         print(f"error: {missing}", file=sys.stderr)
         return 1
     process.prepare(cache=False)
     measured = measure(command)
-    benchmarking.show(measured)
+    harness.show(measured)
     for note in measured["notes"]:
         print(note)
     if command.output is not None:
@@ -93,9 +94,9 @@ def measure(command: Command) -> dict[str, Any]:
     import jax
     import torch
 
-    from experiments import benchmarking
+    from experiments.benchmarks import harness
 
-    machine = benchmarking.machine()
+    machine = harness.machine()
     if jax.default_backend() == "gpu":  # float32 products, not TF32, on every side
         jax.config.update("jax_default_matmul_precision", "highest")
         torch.backends.cudnn.allow_tf32 = False
@@ -104,14 +105,14 @@ def measure(command: Command) -> dict[str, Any]:
     for kind in command.kinds:
         for size in command.sizes:
             sides, check = make_sides(kind, _parse(size), command, notes)
-            rows[f"{kind} {size}"] = benchmarking.measure(sides, check=check, repeats=command.repeats)
+            rows[f"{kind} {size}"] = harness.measure(sides, check=check, repeats=command.repeats)
     sweeps: dict[str, dict[str, Any]] = {}
     if command.plot is not None:
         for name, points in SWEEPS.items():
             sweeps[name] = {}
             for value, size in points:
                 sides, check = make_sides("plain", _parse(size), command, notes)
-                sweeps[name][str(value)] = benchmarking.measure(sides, check=check, repeats=command.repeats)
+                sweeps[name][str(value)] = harness.measure(sides, check=check, repeats=command.repeats)
     what = f"BiLSTM forward + backward, BxTxDxH, float32{', ragged' if command.ragged else ''}"
     return {"what": what, "machine": machine, "rows": rows, "sweeps": sweeps, "notes": notes}
 
@@ -124,8 +125,8 @@ def make_sides(kind: str, size: tuple[int, ...], command: Command, notes: list[s
     import torch
 
     from colnorm import LSTM, Bidirectional, LayerNormLSTM
-    from experiments import cudnn_lstm
-    from experiments.torch_recurrent import TorchLayerNormLSTM, TorchLSTM
+    from experiments.benchmarks.peers import cudnn_lstm
+    from experiments.benchmarks.peers.recurrent import TorchLayerNormLSTM, TorchLSTM
 
     B, T, D, H = size
     rng = np.random.default_rng(0)

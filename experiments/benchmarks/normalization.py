@@ -1,6 +1,6 @@
 """Times normalization layers, forward and backward, beside PyTorch's and Flax's, in one process, interleaved.
 
-    python -m experiments.benchmark_normalization --output benchmark.json
+    python -m experiments.benchmarks.normalization --output benchmark.json
 
 A call computes the output and the gradients of x, scale, bias (and gate), in float32 and training mode, and what the sides
 return is compared before anything is timed. Batch-instance normalization is built of PyTorch's and of Flax's own two layers;
@@ -43,16 +43,17 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.benchmark_normalization", args=arguments, description=__doc__)
-    from experiments import benchmarking, process
+    command = tyro.cli(Command, prog="python -m experiments.benchmarks.normalization", args=arguments, description=__doc__)
+    from experiments import process
+    from experiments.benchmarks import harness
 
-    missing = benchmarking.require_peers()
+    missing = harness.require_peers()
     if missing is not None:
         print(f"error: {missing}", file=sys.stderr)
         return 1
     process.prepare(cache=False)
     measured = measure(command)
-    benchmarking.show(measured)
+    harness.show(measured)
     if command.output is not None:
         from colnorm.files import write_json
 
@@ -62,14 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(command: Command) -> dict[str, Any]:
     """Compares and times every layer at every size."""
-    from experiments import benchmarking
+    from experiments.benchmarks import harness
 
-    machine = benchmarking.machine()
+    machine = harness.machine()
     rows = {}
     for kind in command.kinds:
         for size in command.sizes:
             sides = make_sides(kind, tuple(int(number) for number in size.split("x")))
-            rows[f"{kind} {size}"] = benchmarking.measure(sides, check=check, repeats=command.repeats)
+            rows[f"{kind} {size}"] = harness.measure(sides, check=check, repeats=command.repeats)
     return {"what": "normalization layers, forward + backward, NxHxWxC, float32", "machine": machine, "rows": rows}
 
 

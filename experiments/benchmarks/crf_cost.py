@@ -1,6 +1,6 @@
 """Times the CRF's training step over the number of tags C: does it grow with C^2, as N C^2 operations say (2.2)?
 
-python -m experiments.crf_cost --output crf_cost.json
+python -m experiments.benchmarks.crf_cost --output crf_cost.json
 """
 
 import dataclasses
@@ -34,7 +34,8 @@ def measure(command: Command) -> dict[str, Any]:
     import numpy as np
 
     from colnorm import crf
-    from experiments import benchmarking, process
+    from experiments import process
+    from experiments.benchmarks import harness
 
     rng = np.random.default_rng(0)
 
@@ -54,7 +55,7 @@ def measure(command: Command) -> dict[str, Any]:
         arguments = jax.device_put((chain, emissions, gold))
         return lambda: jax.block_until_ready(step(*arguments))
 
-    rows = benchmarking.measure({str(tags): side(tags) for tags in command.tags}, repeats=command.repeats)
+    rows = harness.measure({str(tags): side(tags) for tags in command.tags}, repeats=command.repeats)
     times = [rows[str(tags)]["median_ms"] for tags in command.tags]
     # Products of 2 C^2 operations: forward, backward, the gradient of the transitions.
     operations = [6 * command.sequences * command.steps * tags**2 for tags in command.tags]
@@ -74,9 +75,9 @@ def measure(command: Command) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.crf_cost", args=arguments, description=__doc__)
+    command = tyro.cli(Command, prog="python -m experiments.benchmarks.crf_cost", args=arguments, description=__doc__)
     from colnorm.files import write_json
-    from experiments import process, report
+    from experiments import console, process
 
     process.prepare()
     measured = measure(command)
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             measured["tags"], measured["milliseconds"], measured["gigaflops"], powers, strict=True
         )
     ]
-    report.make_console().print(report.plain_table(measured["what"], columns, rows))
+    console.make_console().print(console.plain_table(measured["what"], columns, rows))
     if command.output is not None:
         write_json(command.output, measured)
     return 0
