@@ -260,6 +260,30 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(whole, templa
     assert said.startswith("error: the checkpoint ") and said.count("\n") == 1 and len(said) < 500
 
 
+def test_a_full_disk_is_one_line_and_with_room_training_goes_on(whole, template, tmp_path, capsys):
+    def mount(*options):
+        return subprocess.run(["mount", *options, str(tmp_path)], capture_output=True).returncode
+
+    latest = whole / "checkpoints" / "3"
+    pages = sum(-(-path.stat().st_size // 4096) for path in latest.rglob("*") if path.is_file())
+    if mount("-t", "tmpfs", "-o", f"size={6 * pages + 24}k", "tmpfs"):  # one checkpoint and a half, of 4 kB a page
+        pytest.skip("no file system can be mounted here")
+    try:
+        run = tmp_path / "run"
+        assert train_tiny(run, "--epochs", "3") == 1
+        said = capsys.readouterr().err
+        assert re.fullmatch(
+            rf"error: could not write the checkpoint {run}/checkpoints/2: No space left on device; "
+            rf"stored up to epoch 1: go on with the same command and --resume --run {run}\n",
+            said,
+        ), said
+        assert mount("-o", "remount,size=100m") == 0
+        assert train_tiny(run, "--epochs", "3", "--resume") == 0
+        assert_same_run(run, whole, template)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
 def test_records_that_are_cut_are_refused_and_the_checkpoints_stay(whole, tmp_path, capsys):
     run = shutil.copytree(whole, tmp_path / "run")
     (run / "metrics.jsonl").write_text("")
