@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,9 @@ class Lock:
             self._descriptor = None
 
     def __del__(self) -> None:
-        self.release()
+        # At the end of the process the modules that this needs may be gone; the system then releases it.
+        if not sys.is_finalizing():
+            self.release()
 
 
 def _flock(descriptor: int) -> bool:

@@ -369,3 +369,10 @@ def test_a_lock_says_since_when(tmp_path):
     assert lock.acquire() is lock
     lock.release()
     assert (tmp_path / "lock").read_text() == ""
+
+
+def test_a_lock_that_is_held_to_the_end_of_a_process_says_nothing(tmp_path):
+    program = "import sys; from pathlib import Path; from colnorm.files import Lock; held = Lock(Path(sys.argv[1])).acquire()"
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "lock")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    Lock(tmp_path / "lock").acquire().release()
