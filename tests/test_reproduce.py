@@ -163,6 +163,10 @@ def test_what_cant_be_done_is_refused_at_once(whole, tmp_path, capsys):
     shutil.copytree(output, changed, ignore=shutil.ignore_patterns("runs"))
     (of_nn,) = changed.glob("records/nn-*")
     of_nn.write_text(of_nn.read_text().replace('"learning_rate": 0.01', '"learning_rate": 0.02', 1))
+    assert "nn-seed0.json is damaged: it is not what was written" in refused("--output", str(changed), "--resume")
+    stored = json.loads(of_nn.read_text())
+    del stored["sha256"]  # as of before there were digests, with another config
+    of_nn.write_text(json.dumps(stored))
     assert "nn-seed0.json is of a run with another config" in refused("--output", str(changed), "--resume")
     assert "holds no study" in refused("--page-only", "--output", str(tmp_path / "f"))
     assert not any((tmp_path / name).exists() for name in "abcdef")  # what is mended can be tried again
