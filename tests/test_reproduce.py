@@ -323,14 +323,13 @@ def test_time_left_comes_from_the_epochs_that_were_trained(tmp_path):
     jobs = [job.Job(row, 0, "demo", tmp_path) for row in study.choose(("nn", "bn", "random"))]
     nn, bn, random = jobs
     assert reproduce.time_left(jobs, jobs) == (0, False)
-    nn.run.mkdir(parents=True)
-    (nn.run / "config.json").write_text("{}")
-    (nn.run / "metrics.jsonl").write_text('{"seconds": 4.0}\n{"seconds": 2.0}\n')
+    with RunDirectory.create(nn.run, "cifar", {}) as run:
+        run.append({"epoch": 1, "seconds": 4.0})
+        run.append({"epoch": 2, "seconds": 2.0})
     epochs = bn.row.config("demo").epochs
     assert reproduce.time_left([nn, bn], jobs) == (3.0 * (epochs - 2) + 3.0 * epochs, True)
-    bn.run.mkdir()
-    (bn.run / "config.json").write_text("{}")
-    (bn.run / "metrics.jsonl").write_text('{"seconds": 10.0}\n{"seco')  # killed while it wrote
+    RunDirectory.create(bn.run, "cifar", {}).close()
+    (bn.run / "metrics.jsonl").write_text('{"epoch": 1, "seconds": 10.0}\n{"epoch": 2, "seco')  # killed while it wrote
     assert reproduce.time_left([bn], jobs) == (10.0 * (epochs - 1), True)
     assert reproduce.time_left([bn, random], jobs) == (10.0 * (epochs - 1), False)  # nothing is known of taggers
 
