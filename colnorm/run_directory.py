@@ -73,6 +73,7 @@ class RunDirectory:
       path: absolute.
       task: which command made it.
       config: what was asked for.
+      notes: what :meth:`resume` found damaged and set aside, a line each.
     """
 
     def __init__(self, path: str | os.PathLike[str], task: str, config: Mapping[str, Any]):

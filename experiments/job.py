@@ -122,9 +122,10 @@ class Job:
         if (self.run / EVALUATION).exists():
             return []
         evaluate = f"experiments.evaluate_{'cifar' if self.row.task == 'images' else 'ner'}"
-        # A run without a record is one that was stopped before its first epoch was stored: nothing to go on with.
+        # Without a record and a checkpoint it was stopped before its first epoch was stored: nothing to go on with.
         begun = (self.run / METRICS).exists() and (self.run / METRICS).stat().st_size > 0
-        train = [*self.train_arguments(places), "--resume" if begun else "--overwrite"]
+        stored = begun or (is_run(self.run) and bool(RunDirectory.open(self.run).epochs()))
+        train = [*self.train_arguments(places), "--resume" if stored else "--overwrite"]
         return [train, [evaluate, str(self.run)]]
 
     def do(self, places: Mapping[str, str], place: "Place", children: "Children", say: Say | None = None) -> bool:

@@ -260,6 +260,17 @@ def test_damaged_records_of_a_run_stop_that_row_alone_and_delete_nothing(tmp_pat
     assert "metrics.jsonl:1 is damaged" in (output / "RESULTS.md").read_text()
 
 
+@pytest.mark.parametrize("left", ["records", "a checkpoint", "neither"])
+def test_a_run_of_which_anything_is_stored_is_never_overwritten(tmp_path, left):
+    of_row = job.Job(study.ROWS["nn"], 0, "demo", tmp_path)
+    with RunDirectory.create(of_row.run, "cifar", {}) as run:
+        if left == "records":
+            run.append({"epoch": 1, "seconds": 1.0})
+        if left == "a checkpoint":  # its records are gone: resuming says so
+            (of_row.run / "checkpoints" / "1").mkdir(parents=True)
+    assert of_row.commands({})[0][-1] == ("--overwrite" if left == "neither" else "--resume")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
