@@ -48,7 +48,8 @@ class Command:
     glove: str | None = None
     """GloVe text file."""
     rows: tuple[str, ...] = ()
-    """Rows by name, or images, or taggers; by default all, or with --resume and no --scale those that were begun."""
+    """Rows by name, or images, or taggers, of like worth in this order; by default all, or with --resume and no --scale those
+    that were begun."""
     seeds: int = 1
     """Seeds of each row, from 0."""
     jobs: int = 1
@@ -103,7 +104,8 @@ def reproduce(command: Command) -> Path:
     failed = []
     if not command.page_only:
         wanted = [job for job in jobs if job.row.name in rows and job.seed < command.seeds]
-        waiting = sorted((job for job in wanted if not job.is_finished), key=lambda job: worth(job.row, job.seed))
+        unfinished = (job for job in wanted if not job.is_finished)
+        waiting = sorted(unfinished, key=lambda job: (worth(job.row, job.seed), rows.index(job.row.name)))
         data = find_data(command, waiting, output)
         (output / "runs").mkdir(parents=True, exist_ok=True)
         with locked(output / ".lock") as lock:

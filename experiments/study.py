@@ -168,7 +168,7 @@ def worth(row: Row, seed: int) -> int:
 
 
 def choose(names: tuple[str, ...]) -> list[Row]:
-    """The rows of these names; of ``images`` and ``taggers`` all of that kind; all rows for no name.
+    """The rows of these names, in this order; of ``images`` and ``taggers`` all of that kind; all rows for no name.
 
     Raises:
       ValueError: there is no such row.
@@ -181,4 +181,4 @@ def choose(names: tuple[str, ...]) -> list[Row]:
         if not found:
             raise ValueError(f"there is no row {name!r}; rows are images, taggers, or some of {', '.join(ROWS)}")
         chosen |= {row.name: row for row in found}
-    return [row for row in ROWS.values() if row.name in chosen]
+    return list(chosen.values())
