@@ -60,8 +60,8 @@ NAMES = frozenset(
 
 FORMAT = "colnorm run"
 VERSION = 1
-# Runs of before there was a marker: their config was all of the file.
-_OLD_TASKS = ("cifar", "ner")
+# What tasks were called in earlier runs. Those of before there was a marker have a config that is all of the file.
+_OLD_TASKS = {"cifar": "images", "ner": "tagging"}
 
 
 class RunDirectory:
@@ -453,9 +453,9 @@ def _described(stored: Any) -> tuple[str, dict[str, Any]] | None:
         return None
     task, config = stored.get("task"), stored.get("config")
     if stored.get("format") == FORMAT and isinstance(task, str) and isinstance(config, dict):
-        return task, config
+        return _OLD_TASKS.get(task, task), config
     if "format" not in stored and task in _OLD_TASKS and "seed" in stored:
-        return str(task), {name: value for name, value in stored.items() if name != "task"}
+        return _OLD_TASKS[task], {name: value for name, value in stored.items() if name != "task"}
     return None
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.configs import CIFAR_PRESETS, NER_PRESETS
+from experiments.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +20,5 @@ def test_files_and_presets_are_there():
     paths = re.findall(r"`((?:colnorm|experiments|tests|results)/[\w/.]*)`", TEXT) + re.findall(r"\]\((\w[\w/.]+)\)", TEXT)
     assert len(paths) > 10
     assert [path for path in paths if not (ROOT / path).exists()] == []
-    for task, known in (("cifar", CIFAR_PRESETS), ("ner", NER_PRESETS)):
-        presets = re.findall(rf"experiments\.train_{task} (\w+)", TEXT)
-        assert presets
-        assert set(presets) <= known.keys()
+    presets = re.findall(r"experiments\.train (\w+)", TEXT)
+    assert presets and set(presets) <= PRESETS.keys()
