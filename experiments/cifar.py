@@ -10,8 +10,9 @@ import optax
 
 from colnorm import ResNet, optimizers
 from colnorm.data import images
+from colnorm.data.batching import padded_batches
 from colnorm.metrics import classification_figures, confusion_matrix
-from colnorm.training import Data, LossFn, Sums, TrainState, create_state, padded_batches
+from colnorm.training import Data, LossFn, Sums, TrainState, create_state
 from experiments.configs import CifarConfig
 
 PERCENTILES = (1, 20, 80, 99)

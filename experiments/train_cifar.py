@@ -41,10 +41,11 @@ def train(config: CifarConfig, run_path: Path, *, resume: bool = False, overwrit
     process.prepare(config.devices, config.batch_size)
 
     from colnorm.data import images
+    from colnorm.data.batching import shuffled_batches
     from colnorm.files import write_json
     from colnorm.parallel import check_batch_size, make_engine
     from colnorm.run_directory import CURVES, FEATURES, MACHINE, RunDirectory
-    from colnorm.training import Monitor, check_finite, fit, shuffled_batches
+    from colnorm.training import Monitor, check_finite, fit
     from experiments import cifar, console, plotting
 
     # What can be refused is refused before anything takes time, and the directory made when nothing can fail any more.
