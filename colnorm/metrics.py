@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from colnorm.data.schemes import entities
+
 
 def confusion_matrix(labels: jax.Array, predictions: jax.Array, weights: jax.Array, num_classes: int) -> jax.Array:
     """``(num_classes, num_classes)`` float32: the weight of the examples with label i (row) predicted as j (column).
@@ -57,8 +59,8 @@ def classification_figures(confusion: Any) -> dict[str, Any]:
 def tagging_figures(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Precision, recall and F1 of entities, by seqeval, and the accuracy of tokens.
 
-    An entity counts as found where its type, its first and its last token are right. seqeval's default mode: an entity is
-    what conlleval takes for one, so that an ``I-x`` after another type or ``O`` begins one; in legal BIO, which a constrained
+    A predicted entity is correct where its type, its first and its last token are. seqeval's default mode: an entity is what
+    conlleval takes for one, so that an ``I-x`` after another type or ``O`` begins one; in legal BIO, which a constrained
     CRF always writes, this is the same as the strict mode. Micro figures are of all entities together, macro the mean over the
     types that occur in gold or prediction, weighted the mean weighted with gold counts. A ratio of 0 to 0 is 0.
 
@@ -80,7 +82,7 @@ def tagging_figures(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[
 
     _check_same_sentences(gold, predicted)
     pairs = [pair for tags in zip(gold, predicted, strict=True) for pair in zip(*tags, strict=True)]
-    accuracy = sum(right == tag for right, tag in pairs) / max(len(pairs), 1)
+    accuracy = sum(gold_tag == predicted_tag for gold_tag, predicted_tag in pairs) / max(len(pairs), 1)
     report = {}
     if any(tag != "O" for pair in pairs for tag in pair):  # seqeval fails where there is no entity at all
         gold, predicted = [list(tags) for tags in gold], [list(tags) for tags in predicted]
@@ -103,9 +105,9 @@ def _check_same_sentences(gold: Sequence[Sequence[str]], predicted: Sequence[Seq
 
 
 def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> np.ndarray:
-    """``(sentences, 3)`` int: of each sentence the entities found and right, found, and to be found.
+    """``(sentences, 3)`` int: of each sentence the numbers of correct, predicted and gold entities.
 
-    Entities are those of :func:`tagging_figures`, whose micro F1 is ``2 r / (f + g)`` of the sums r, f and g over sentences.
+    Entities are those of :func:`tagging_figures`. Its micro F1 is ``2 correct / (predicted + gold)`` of sums over sentences.
 
     Args:
       gold, predicted: BIO tags of each sentence, of equal lengths.
@@ -113,11 +115,9 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     Raises:
       ValueError: the numbers of sentences or of tokens differ.
     """
-    from colnorm.data.schemes import entities
-
     _check_same_sentences(gold, predicted)
-    sets = [(set(entities(right)), set(entities(found))) for right, found in zip(gold, predicted, strict=True)]
-    return np.array([(len(right & found), len(found), len(right)) for right, found in sets], int).reshape(-1, 3)
+    pairs = [[set(entities(tags)) for tags in pair] for pair in zip(gold, predicted, strict=True)]
+    return np.array([(len(true & guessed), len(guessed), len(true)) for true, guessed in pairs], int).reshape(-1, 3)
 
 
 def calibration(probabilities: ArrayLike, right: ArrayLike, bins: int = 10) -> dict[str, Any]:
