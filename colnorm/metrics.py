@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from colnorm.data.schemes import entities
+
 AVERAGES = ("micro", "macro", "weighted")
 RATIOS = ("precision", "recall", "f1")
 
@@ -128,8 +130,6 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     Raises:
       ValueError: the numbers of sentences or of tokens differ.
     """
-    from colnorm.data.schemes import entities
-
     _check_same_sentences(gold, predicted)
     sets = [(set(entities(tags)), set(entities(others))) for tags, others in zip(gold, predicted, strict=True)]
     return np.array([(len(of_gold & found), len(found), len(of_gold)) for of_gold, found in sets], int).reshape(-1, 3)

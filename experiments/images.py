@@ -11,19 +11,11 @@ import optax
 
 from colnorm import ResNet, optimizers
 from colnorm.data import images
+from colnorm.data.batching import padded_batches, shuffled_batches
 from colnorm.metrics import classification_metrics, confusion_matrix, headline
 from colnorm.parallel import make_engine
 from colnorm.run_directory import CONFUSION, CURVES, FEATURES, RunDirectory
-from colnorm.training import (
-    Data,
-    Engine,
-    LossFn,
-    Sums,
-    TrainState,
-    create_state,
-    padded_batches,
-    shuffled_batches,
-)
+from colnorm.training import Data, Engine, LossFn, Sums, TrainState, create_state
 from experiments import plotting
 from experiments.configs import ImageConfig
 

@@ -14,7 +14,8 @@ from resnet_cases import random_variables
 
 from colnorm import optimizers
 from colnorm.data import images
-from colnorm.training import TrainState, padded_batches, shuffled_batches
+from colnorm.data.batching import padded_batches, shuffled_batches
+from colnorm.training import TrainState
 from experiments import images as task
 from experiments.configs import ImageConfig
 

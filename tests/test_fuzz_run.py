@@ -13,7 +13,8 @@ from pathlib import Path
 import fuzz_readers
 import pytest
 
-from colnorm.run_directory import RunDirectory, _digest
+from colnorm.run_directory import RunDirectory
+from colnorm.run_history import _digest
 from experiments import gather, job, reproduce, summary
 from experiments.configs import ImageConfig, from_stored
 from experiments.presets import PRESETS

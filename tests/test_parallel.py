@@ -17,8 +17,9 @@ import pytest
 from parallel_cases import CONFIG, SIZE, make_data, make_state, named_arrays, train
 from tiny_training import tiny
 
+from colnorm.data.batching import padded_batches, shuffled_batches
 from colnorm.parallel import Parallel, check_batch_size, make_engine
-from colnorm.training import SingleDevice, TrainState, padded_batches, shuffled_batches
+from colnorm.training import SingleDevice, TrainState
 from experiments import images as task
 
 ROOT = Path(__file__).parents[1]
