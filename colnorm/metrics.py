@@ -21,6 +21,13 @@ def confusion_matrix(labels: jax.Array, predictions: jax.Array, weights: jax.Arr
       labels, predictions: integers ``(N,)``.
       weights: ``(N,)``, 0 for padding.
       num_classes: what labels and predictions are below.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import metrics
+      >>> labels, predictions, weights = jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), jnp.array([1.0, 1.0, 0.0])
+      >>> metrics.confusion_matrix(labels, predictions, weights, num_classes=2).tolist()
+      [[1.0, 0.0], [1.0, 0.0]]
     """
     rows = jax.nn.one_hot(labels, num_classes) * weights[:, None]
     # one_hot products of zeros and ones are exact in any precision up to 2^24 examples.
@@ -40,6 +47,12 @@ def classification_metrics(confusion: Any, class_names: Sequence[str]) -> dict[s
 
     Returns:
       the keys of :func:`tagging_metrics`.
+
+    Example:
+      >>> from colnorm import metrics
+      >>> found = metrics.classification_metrics([[3, 1], [0, 4]], ["cat", "dog"])
+      >>> found["accuracy"], round(found["classes"]["cat"]["f1"], 3), found["classes"]["dog"]["support"]
+      (0.875, 0.857, 4)
     """
     confusion = np.asarray(confusion, np.float64)
     correct, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
@@ -82,6 +95,12 @@ def tagging_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[
     Raises:
       ValueError: the numbers of sentences or of tokens differ.
       ModuleNotFoundError: seqeval is not installed.
+
+    Example:
+      >>> from colnorm import metrics
+      >>> found = metrics.tagging_metrics([["B-per", "I-per", "O"]], [["B-per", "O", "O"]])
+      >>> found["micro"]["f1"], round(found["accuracy"], 3)  # an entity cut short is not found
+      (0.0, 0.667)
     """
     try:
         from seqeval.metrics import classification_report
@@ -129,6 +148,11 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
 
     Raises:
       ValueError: the numbers of sentences or of tokens differ.
+
+    Example:
+      >>> from colnorm import metrics
+      >>> metrics.entity_counts([["B-per", "O", "B-geo"]], [["B-per", "O", "O"]]).tolist()
+      [[1, 1, 2]]
     """
     _check_same_sentences(gold, predicted)
     sets = [(set(entities(tags)), set(entities(others))) for tags, others in zip(gold, predicted, strict=True)]
@@ -150,6 +174,12 @@ def calibration(probabilities: ArrayLike, right: ArrayLike, bins: int = 10) -> d
 
     Raises:
       ValueError: the two differ in shape, or a probability lies outside of [0, 1].
+
+    Example:
+      >>> from colnorm import metrics
+      >>> figures = metrics.calibration([0.9, 0.9, 0.9, 0.9], [True, True, True, False])
+      >>> round(figures["error"], 3), [(row["low"], row["count"], row["right"]) for row in figures["bins"]]
+      (0.15, [(0.9, 4, 0.75)])
     """
     probabilities, right = np.asarray(probabilities, np.float64), np.asarray(right, bool)
     if probabilities.ndim != 1 or probabilities.shape != right.shape:

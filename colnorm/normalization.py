@@ -87,6 +87,18 @@ class BatchNorm(_Layer, _Running):
       param_dtype: of the parameters; the running statistics have at least float32.
 
     Collections: ``params`` scale, bias; ``batch_stats`` mean (starts at 0), var (starts at 1), each ``(C,)``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import BatchNorm
+      >>> x = jnp.array([[1.0], [3.0]])  # (N, C)
+      >>> layer = BatchNorm()
+      >>> variables = layer.init(jax.random.key(0), x, use_running_average=False)
+      >>> y, updated = layer.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+      >>> [round(value, 3) for value in y[:, 0].tolist()]
+      [-1.0, 1.0]
+      >>> round(float(updated["batch_stats"]["mean"][0]), 3)  # 0.9 * 0 + 0.1 * 2
+      0.2
     """
 
     @nn.compact
@@ -111,6 +123,22 @@ class BatchInstanceNorm(_Layer, _Running):
     ``colnorm.optimizers.sgd(..., gate_multiplier=10)`` does that.
 
     Attributes and collections: those of :class:`BatchNorm`, and ``params`` gate ``(C,)``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import BatchInstanceNorm
+      >>> x = jnp.array([[[1.0], [3.0]], [[5.0], [7.0]]])  # (N, T, C)
+      >>> layer = BatchInstanceNorm(use_running_average=False)
+      >>> variables = layer.init(jax.random.key(0), x)
+      >>> variables["params"]["gate"].tolist()
+      [1.0]
+      >>> y, _ = layer.apply(variables, x, mutable=["batch_stats"])  # batch normalization
+      >>> [round(value, 2) for value in y[..., 0].ravel().tolist()]
+      [-1.34, -0.45, 0.45, 1.34]
+      >>> gate = {**variables["params"], "gate": jnp.zeros(1)}  # instance normalization
+      >>> y, _ = layer.apply({**variables, "params": gate}, x, mutable=["batch_stats"])
+      >>> [round(value, 2) for value in y[..., 0].ravel().tolist()]
+      [-1.0, 1.0, -1.0, 1.0]
     """
 
     @nn.compact
@@ -136,6 +164,14 @@ class InstanceNorm(_Layer):
 
     Statistics over the spatial axes, per example and channel, in training and evaluation alike. Attributes ``epsilon``,
     ``use_scale``, ``use_bias``, ``dtype`` and ``param_dtype`` as in :class:`BatchNorm`; ``params`` scale, bias.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import InstanceNorm
+      >>> x = jnp.array([[[1.0], [3.0]], [[50.0], [70.0]]])  # (N, T, C)
+      >>> y, _ = InstanceNorm().init_with_output(jax.random.key(0), x)
+      >>> [round(value, 2) for value in y[..., 0].ravel().tolist()]
+      [-1.0, 1.0, -1.0, 1.0]
     """
 
     @nn.compact
@@ -151,6 +187,14 @@ class LayerNorm(_Layer):
     Statistics over all axes but the first, per example; scale and bias per channel. In a ``(B, T, C)`` array of sequences
     this mixes time steps: for a normalization of each step alone, fold time into the batch. Attributes as in
     :class:`InstanceNorm`; ``params`` scale, bias.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import LayerNorm
+      >>> x = jnp.array([[1.0, 3.0], [50.0, 70.0]])  # (N, C)
+      >>> y, _ = LayerNorm().init_with_output(jax.random.key(0), x)
+      >>> [round(value, 2) for value in y.ravel().tolist()]
+      [-1.0, 1.0, -1.0, 1.0]
     """
 
     @nn.compact
@@ -166,6 +210,14 @@ class GroupNorm(_Layer, _Grouped):
     The channels are cut into ``num_groups`` runs of equal length; statistics over the spatial axes and one run, per
     example. One group is :class:`LayerNorm`, as many groups as channels :class:`InstanceNorm`. A ``num_groups`` that
     doesn't divide the channels is an error. Other attributes as in :class:`InstanceNorm`; ``params`` scale, bias.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import GroupNorm
+      >>> x = jnp.array([[1.0, 3.0, 50.0, 70.0]])  # (N, C)
+      >>> y, _ = GroupNorm(2).init_with_output(jax.random.key(0), x)
+      >>> [round(value, 2) for value in y.ravel().tolist()]
+      [-1.0, 1.0, -1.0, 1.0]
     """
 
     @nn.compact
@@ -187,6 +239,16 @@ def clip_gate(gate: Array) -> Array:
     Beyond 1 a negative gradient (a descent step upwards) is dropped, below 0 a positive one; inside and on the interval's
     ends the gradient is whole. ``jnp.clip`` has none outside, and half of it at the ends,
     where a gate starts: gates that leave never return. Reverse mode only, to any order.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm.normalization import clip_gate
+      >>> float(clip_gate(jnp.asarray(1.5)))
+      1.0
+      >>> float(jax.grad(clip_gate)(jnp.asarray(1.5)))  # descent comes back
+      1.0
+      >>> float(jax.grad(lambda gate: -clip_gate(gate))(jnp.asarray(1.5)))  # descent would go further out
+      0.0
     """
     return jnp.clip(gate, 0, 1)
 

@@ -9,17 +9,37 @@ import optax
 
 
 def constant(learning_rate: float) -> optax.Schedule:
-    """The same learning rate at every step."""
+    """The same learning rate at every step.
+
+    Example:
+      >>> from colnorm import optimizers
+      >>> float(optimizers.constant(0.1)(1000))
+      0.1
+    """
     return optax.constant_schedule(learning_rate)
 
 
 def decay_per_epoch(learning_rate: float, factor: float, steps_per_epoch: int) -> optax.Schedule:
-    """``learning_rate * factor ** epoch``, a staircase with one stair an epoch; epochs count from 0."""
+    """``learning_rate * factor ** epoch``, a staircase with one stair an epoch; epochs count from 0.
+
+    Example:
+      >>> from colnorm import optimizers
+      >>> schedule = optimizers.decay_per_epoch(1.0, 0.5, steps_per_epoch=10)
+      >>> [float(schedule(step)) for step in (0, 9, 10, 20)]
+      [1.0, 1.0, 0.5, 0.25]
+    """
     return optax.exponential_decay(learning_rate, steps_per_epoch, factor, staircase=True)
 
 
 def step_decay(learning_rate: float, factor: float, after_epochs: Sequence[int], steps_per_epoch: int) -> optax.Schedule:
-    """Multiplied by ``factor`` after each of ``after_epochs`` complete epochs: ``(50,)`` keeps the full rate for 50."""
+    """Multiplied by ``factor`` after each of ``after_epochs`` complete epochs: ``(50,)`` keeps the full rate for 50.
+
+    Example:
+      >>> from colnorm import optimizers
+      >>> schedule = optimizers.step_decay(1.0, 0.5, after_epochs=(2,), steps_per_epoch=10)
+      >>> [float(schedule(step)) for step in (0, 19, 20)]
+      [1.0, 1.0, 0.5]
+    """
 
     def schedule(step: Any) -> jax.Array:
         rate = jnp.asarray(learning_rate, jnp.float32)
@@ -35,6 +55,12 @@ def warmup_cosine(learning_rate: float, warmup_epochs: float, epochs: int, steps
 
     Raises:
       ValueError: the warm-up is not shorter than the training.
+
+    Example:
+      >>> from colnorm import optimizers
+      >>> schedule = optimizers.warmup_cosine(1.0, warmup_epochs=1, epochs=3, steps_per_epoch=10)
+      >>> [round(float(schedule(step)), 3) for step in (0, 5, 10, 20, 30)]
+      [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     if not 0 <= warmup_epochs < epochs:
         raise ValueError(f"a warm-up of {warmup_epochs} epochs doesn't fit into {epochs}")
@@ -80,6 +106,15 @@ def sgd(
 
     Returns:
       An optax transformation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import optimizers
+      >>> tx = optimizers.sgd(optimizers.constant(0.1), momentum=0.9)
+      >>> params = {"w": jnp.array([1.0])}
+      >>> updates, state = tx.update({"w": jnp.array([2.0])}, tx.init(params), params)
+      >>> round(float(updates["w"][0]), 3)
+      -0.2
     """
 
     def decays(params: Any) -> Any:
@@ -131,6 +166,15 @@ def adam(
 
     Returns:
       An optax transformation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import optimizers
+      >>> tx = optimizers.adam(optimizers.constant(0.1))
+      >>> params = {"w": jnp.array([1.0])}
+      >>> updates, state = tx.update({"w": jnp.array([2.0])}, tx.init(params), params)
+      >>> round(float(updates["w"][0]), 3)  # the first step is as long as the learning rate
+      -0.1
     """
 
     def decays(params: Any) -> Any:

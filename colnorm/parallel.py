@@ -42,6 +42,15 @@ def make_engine(
 
     Raises:
       ValueError: more devices asked for than there are, or fewer where there are several processes.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import parallel
+      >>> def loss_fn(axis_name):  # a model with batch statistics takes the axis
+      ...     return lambda variables, batch, key, train: ({"count": jnp.sum(batch["weights"])}, {})
+      >>> engine = parallel.make_engine(loss_fn, num_devices=1)
+      >>> type(engine).__name__
+      'SingleDevice'
     """
     available = jax.local_devices()
     if num_devices is not None and not 1 <= num_devices <= len(available):
@@ -60,7 +69,15 @@ def make_engine(
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:
-    """Raises ``ValueError`` where a batch can't be split evenly over the devices."""
+    """Raises ``ValueError`` where a batch can't be split evenly over the devices.
+
+    Example:
+      >>> from colnorm import parallel
+      >>> parallel.check_batch_size(128, 4)
+      >>> parallel.check_batch_size(10, 4)
+      Traceback (most recent call last):
+      ValueError: a batch of 10 can't be split evenly over 4 devices
+    """
     if batch_size < 1 or batch_size % num_devices:
         raise ValueError(f"a batch of {batch_size} can't be split evenly over {num_devices} devices")
 
@@ -72,6 +89,16 @@ class Parallel:
       loss_fn: the task's, its model built with ``axis_name=AXIS``.
       devices: this process's devices; all of them where there are several processes.
       scan: an epoch as one compiled scan (by default everywhere but on the CPU) or as a Python loop of steps.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import parallel
+      >>> def loss_fn(variables, batch, key, train):
+      ...     return {"count": jnp.sum(batch["weights"])}, {}
+      >>> engine = parallel.Parallel(loss_fn, jax.devices()[:1])
+      >>> data = engine.put_data({"x": jnp.arange(4.0)})
+      >>> data["x"].shape  # a copy on each device
+      (1, 4)
     """
 
     def __init__(self, loss_fn: LossFn, devices: Sequence[jax.Device], scan: bool | None = None):

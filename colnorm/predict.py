@@ -59,6 +59,12 @@ class Entity(NamedTuple):
       first, last: half-open range of tokens in the sentence.
       posterior: the model's probability of an entity of this type from the first to the last token, no shorter and no longer:
         exact under a CRF; a softmax head takes the tags for independent.
+
+    Example:
+      >>> from colnorm.predict import Entity
+      >>> entity = Entity("per", "Mr. Annan", start=0, end=9, first=0, last=2, posterior=0.97)
+      >>> "Mr. Annan flew to Geneva."[entity.start : entity.end]
+      'Mr. Annan'
     """
 
     type: str
@@ -71,7 +77,16 @@ class Entity(NamedTuple):
 
 
 class Sentence(NamedTuple):
-    """A tagged sentence: its tokens with their places in the text, the tag of each, and the entities."""
+    """A tagged sentence: its tokens with their places in the text, the tag of each, and the entities.
+
+    Example:
+      >>> from colnorm.data.text import Token
+      >>> from colnorm.predict import Entity, Sentence
+      >>> tokens = (Token("Annan", 0, 5), Token("flew", 6, 10))
+      >>> sentence = Sentence(tokens, ("B-per", "O"), (Entity("per", "Annan", 0, 5, 0, 1, 0.97),))
+      >>> [entity.text for entity in sentence.entities]
+      ['Annan']
+    """
 
     tokens: tuple[raw_text.Token, ...]
     tags: tuple[str, ...]
@@ -85,6 +100,20 @@ class Predictor:
       encoder: the vocabularies.
       model: the :class:`~colnorm.Tagger`.
       params: its parameters.
+
+    Example:
+      >>> import jax
+      >>> from colnorm import tagger
+      >>> from colnorm.data.encoding import Encoder
+      >>> from colnorm.predict import Predictor
+      >>> names = ["O", "B-per", "I-per"]
+      >>> encoder = Encoder.build([["Ann", "sleeps"]], names, characters=False)
+      >>> fields = {"tag_names": names, "num_words": len(encoder.words), "word_features": 4, "hidden": 4, "dtype": "float32"}
+      >>> arrays = encoder.encode([["Ann"]], length=1)
+      >>> params = tagger.build(fields).init(jax.random.key(0), **arrays)["params"]  # not trained
+      >>> (sentence,) = Predictor(encoder, fields, params).tag("Ann sleeps.")
+      >>> [token.word for token in sentence.tokens], len(sentence.tags)
+      (['Ann', 'sleeps', '.'], 3)
     """
 
     def __init__(self, encoder: Encoder, fields: Mapping[str, Any], params: Any):

@@ -97,6 +97,16 @@ class ResNet(nn.Module):
     Convolutions are 3x3 with padding 1 on both sides (Flax's SAME pads one side only at stride 2, another function);
     kernels have the variance 2 / fan-in of He et al. 2015, from a truncated normal distribution. Parameters at ``bn`` and
     ten classes: 75,290 for n = 1, 172,506 for 2, 269,722 for 3, 853,018 for 9.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import ResNet
+      >>> images = jnp.zeros((2, 32, 32, 3))
+      >>> model = ResNet(n=1, num_classes=10, normalization="gn")
+      >>> variables = model.init(jax.random.key(0), images)
+      >>> logits, features = model.apply(variables, images, return_features=True)
+      >>> logits.shape, features["stage3_block1"].shape
+      ((2, 10), (2, 8, 8, 64))
     """
 
     n: int = 2

@@ -63,6 +63,16 @@ class RunDirectory(RunHistory):
     Attributes:
       task: which command made it.
       path, config, notes: as in :class:`~colnorm.run_history.RunHistory`.
+
+    Example:
+      >>> import tempfile
+      >>> from colnorm.run_directory import RunDirectory
+      >>> with tempfile.TemporaryDirectory() as place:
+      ...     with RunDirectory.create(f"{place}/run", "mine", {"learning_rate": 0.1}) as run:
+      ...         run.append({"epoch": 1, "validation_accuracy": 0.5})
+      ...     with RunDirectory.open(f"{place}/run") as run:
+      ...         print(run.config, run.history())
+      {'learning_rate': 0.1} [{'epoch': 1, 'validation_accuracy': 0.5}]
     """
 
     def __init__(self, path: str | os.PathLike[str], task: str, config: Mapping[str, Any]):

@@ -53,6 +53,16 @@ class Tagger(nn.Module):
       dtype: of embeddings and LSTM, None for float32; emissions, chain and parameters are float32.
 
     Collections: ``params`` word_embedding, character_embedding, character_lstm, shape_embedding, lstm, emission, crf.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import Tagger
+      >>> model = Tagger(("O", "B-per", "I-per"), num_words=50, word_features=8, hidden=8)
+      >>> words, lengths = jnp.array([[2, 3, 4], [5, 0, 0]]), jnp.array([3, 1])
+      >>> variables = model.init(jax.random.key(0), words, lengths)
+      >>> emissions, chain = model.apply(variables, words, lengths)
+      >>> emissions.shape, float(chain.start[2])
+      ((2, 3, 3), -inf)
     """
 
     tag_names: tuple[str, ...]
@@ -212,7 +222,17 @@ def apply(model: Tagger, params: Any, batch: Mapping[str, Array], **options: Any
 
 
 def sentence_losses(emissions: Array, chain: crf.Chain | None, tags: Array, lengths: Array) -> Array:
-    """``-log p(tags | words)`` of each sentence, ``(B,)``: under the CRF, or summed over tokens without one."""
+    """``-log p(tags | words)`` of each sentence, ``(B,)``: under the CRF, or summed over tokens without one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import crf, tagger
+      >>> emissions, tags, lengths = jnp.zeros((2, 3, 2)), jnp.zeros((2, 3), jnp.int32), jnp.array([3, 1])
+      >>> [round(value, 3) for value in tagger.sentence_losses(emissions, crf.Chain.zeros(2), tags, lengths).tolist()]
+      [2.079, 0.693]
+      >>> [round(value, 3) for value in tagger.sentence_losses(emissions, None, tags, lengths).tolist()]
+      [2.079, 0.693]
+    """
     if chain is not None:
         return -crf.log_likelihood(chain, emissions, tags, lengths)
     picked = jnp.take_along_axis(jax.nn.log_softmax(emissions), tags[..., None], -1)[..., 0]  # (B, T)
@@ -220,7 +240,17 @@ def sentence_losses(emissions: Array, chain: crf.Chain | None, tags: Array, leng
 
 
 def decode(emissions: Array, chain: crf.Chain | None, lengths: Array) -> Array:
-    """The most probable tags ``(B, T)`` int32: of the sequence under the CRF, of each token without. 0 past the length."""
+    """The most probable tags ``(B, T)`` int32: of the sequence under the CRF, of each token without. 0 past the length.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import crf, tagger
+      >>> emissions = jnp.array([[[0.0, 1.0], [0.0, 1.0]]])
+      >>> tagger.decode(emissions, None, jnp.array([1])).tolist()
+      [[1, 0]]
+      >>> tagger.decode(emissions, crf.Chain.zeros(2), jnp.array([2])).tolist()
+      [[1, 1]]
+    """
     if chain is not None:
         return crf.viterbi(chain, emissions, lengths)[0]
     inside = jnp.arange(emissions.shape[1])[None] < lengths[:, None]
@@ -240,6 +270,14 @@ def with_word_vectors(params: Any, matrix: np.ndarray, found: np.ndarray) -> Any
 
     Raises:
       ValueError: ``matrix`` or ``found`` has another shape.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from colnorm import tagger
+      >>> params = {"word_embedding": {"embedding": jnp.zeros((3, 2))}}
+      >>> params = tagger.with_word_vectors(params, np.ones((3, 2)), np.array([False, False, True]))
+      >>> params["word_embedding"]["embedding"].tolist()
+      [[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]]
     """
     old = params["word_embedding"]["embedding"]
     if matrix.shape != old.shape or found.shape != old.shape[:1]:

@@ -37,6 +37,13 @@ class TrainState(train_state.TrainState):
 
     ``seed`` is an array, so that states of several seeds stack and train together under ``vmap``. ``average`` is empty, or
     with :meth:`keep_average` an exponential moving average of ``params`` over the steps, which evaluation then uses.
+
+    Example:
+      >>> import flax.linen as nn, jax.numpy as jnp
+      >>> from colnorm import optimizers, training
+      >>> state = training.create_state(nn.Dense(2), optimizers.sgd(optimizers.constant(0.1)), 0, jnp.ones((1, 3)))
+      >>> sorted(state.variables), int(state.step), int(state.seed)
+      (['batch_stats', 'params'], 0, 0)
     """
 
     batch_stats: Any = struct.field(default_factory=dict)
@@ -65,7 +72,15 @@ class TrainState(train_state.TrainState):
 def create_state(
     model: Any, tx: optax.GradientTransformation, seed: int, *example_inputs: Any, **named_inputs: Any
 ) -> TrainState:
-    """Initializes a Flax model on inputs of the right shapes, and the optimizer on its parameters."""
+    """Initializes a Flax model on inputs of the right shapes, and the optimizer on its parameters.
+
+    Example:
+      >>> import flax.linen as nn, jax.numpy as jnp
+      >>> from colnorm import optimizers, training
+      >>> state = training.create_state(nn.Dense(2), optimizers.sgd(optimizers.constant(0.1)), 0, jnp.ones((1, 3)))
+      >>> state.params["kernel"].shape
+      (3, 2)
+    """
     # Compiling the random numbers takes seconds; on the CPU a quarter of them with fewer optimizations, which run once.
     quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     variables = jax.jit(model.init, compiler_options=quick)(jax.random.key(seed), *example_inputs, **named_inputs)
@@ -89,6 +104,13 @@ def take_batch(data: Data, indices: Array, axis_name: str | None = None) -> dict
     Returns:
       ``data``'s keys indexed, ``weights (B,)`` float32, 0 at padding and 1 elsewhere, and ``positions (B,)``, each example's
       place in the whole batch over all devices: randomness drawn per position is the same on any number of devices.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import training
+      >>> batch = training.take_batch({"x": jnp.array([10, 20, 30])}, jnp.array([2, 0, -1]))
+      >>> batch["x"].tolist(), batch["weights"].tolist(), batch["positions"].tolist()
+      ([30, 10, 10], [1.0, 1.0, 0.0], [0, 1, 2])
     """
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * indices.shape[0]
     batch = {name: jnp.take(values, jnp.maximum(indices, 0), axis=0) for name, values in data.items()}
@@ -107,6 +129,19 @@ def train_step(
 
     Returns:
       the next state, and the batch's ``sums`` before the update, over all devices.
+
+    Example:
+      >>> import flax.linen as nn, jax.numpy as jnp
+      >>> from colnorm import optimizers, training
+      >>> model = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros)
+      >>> def loss_fn(variables, batch, key, train):
+      ...     errors = model.apply({"params": variables["params"]}, batch["x"])[:, 0] - batch["y"]
+      ...     return {"loss": jnp.sum(batch["weights"] * errors**2), "count": jnp.sum(batch["weights"])}, {}
+      >>> data = {"x": jnp.array([[1.0], [2.0]]), "y": jnp.array([2.0, 4.0])}
+      >>> state = training.create_state(model, optimizers.sgd(optimizers.constant(0.1), momentum=0), 0, data["x"])
+      >>> state, sums = training.train_step(state, data, jnp.array([0, 1]), loss_fn=loss_fn)
+      >>> float(sums["loss"] / sums["count"]), round(float(state.params["kernel"][0, 0]), 3)
+      (10.0, 1.0)
     """
     batch = take_batch(data, indices, axis_name)
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
@@ -132,7 +167,17 @@ def train_step(
 def eval_step(
     variables: Mapping[str, Any], data: Data, indices: Array, *, loss_fn: LossFn, axis_name: str | None = None
 ) -> Sums:
-    """The sums of a batch in evaluation mode, over all devices; padding (index -1) has weight 0."""
+    """The sums of a batch in evaluation mode, over all devices; padding (index -1) has weight 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import training
+      >>> def loss_fn(variables, batch, key, train):
+      ...     return {"loss": jnp.sum(batch["weights"] * batch["x"]), "count": jnp.sum(batch["weights"])}, {}
+      >>> sums = training.eval_step({}, {"x": jnp.array([1.0, 2.0, 4.0])}, jnp.array([1, 2, -1]), loss_fn=loss_fn)
+      >>> float(sums["loss"]), float(sums["count"])
+      (6.0, 2.0)
+    """
     batch = take_batch(data, indices, axis_name)
     sums, _ = loss_fn(variables, batch, jax.random.key(0), False)
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
@@ -166,6 +211,14 @@ class SingleDevice:
     Args:
       loss_fn: the task's.
       scan: which of the two; by default a scan everywhere but on the CPU.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import training
+      >>> engine = training.SingleDevice(lambda variables, batch, key, train: ({"count": jnp.sum(batch["weights"])}, {}))
+      >>> data = engine.put_data({"x": jnp.zeros((5, 1))})
+      >>> float(jnp.sum(data["x"])), engine.num_devices
+      (0.0, 1)
     """
 
     num_devices = 1
@@ -258,6 +311,13 @@ class Monitor:
       metric: a key of an epoch's record, ``validation_accuracy`` say.
       higher_is_better: its direction.
       patience: stop after this many epochs without a new best; None never does.
+
+    Example:
+      >>> from colnorm.training import Monitor
+      >>> monitor = Monitor("validation_accuracy", patience=2)
+      >>> history = [{"epoch": epoch, "validation_accuracy": value} for epoch, value in enumerate((0.5, 0.7, 0.6, 0.6), 1)]
+      >>> monitor.best_epoch(history), monitor.stops(history[:3]), monitor.stops(history)
+      (2, False, True)
     """
 
     metric: str
@@ -316,6 +376,27 @@ def fit(
 
     Raises:
       NonFiniteLossError: raised by ``run_epoch`` through :func:`check_finite`; what is stored stays good.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from colnorm import optimizers, training
+      >>> import flax.linen as nn
+      >>> class Forgetful:  # a store; a run directory is one that keeps everything
+      ...     def append(self, record): print(record)
+      ...     def save(self, state, epoch, best_epoch): print("best so far:", best_epoch)
+      ...     def prune(self, epoch, best_epoch): pass
+      >>> state = training.create_state(nn.Dense(1), optimizers.sgd(optimizers.constant(0.1)), 0, jnp.ones((1, 1)))
+      >>> engine = training.SingleDevice(lambda variables, batch, key, train: ({}, {}))
+      >>> def run_epoch(state, epoch):  # here one would call engine.train_epoch and engine.evaluate
+      ...     return state, {"validation_accuracy": 1 / epoch}
+      >>> monitor = training.Monitor("validation_accuracy", patience=1)
+      >>> state, history = training.fit(
+      ...     state, engine, run_epoch, epochs=9, monitor=monitor, store=Forgetful(), history=[]
+      ... )
+      {'epoch': 1, 'validation_accuracy': 1.0}
+      best so far: 1
+      {'epoch': 2, 'validation_accuracy': 0.5}
+      best so far: 1
     """
     history = list(history)
     if history:  # a run killed while it deleted an old checkpoint, perhaps in its last epoch, still has it
@@ -337,6 +418,14 @@ def check_finite(losses: np.ndarray | float, epoch: int, first_step: int = 0, na
     """Raises :class:`NonFiniteLossError` at the first NaN or infinity, naming epoch and step (both from 1).
 
     Check the validation loss too: an epoch's last step may ruin the parameters, which no training loss of it shows.
+
+    Example:
+      >>> import numpy as np
+      >>> from colnorm import training
+      >>> training.check_finite(np.array([1.0, 2.0]), epoch=3)
+      >>> training.check_finite(np.array([1.0, np.nan]), epoch=3)
+      Traceback (most recent call last):
+      colnorm.training.NonFiniteLossError: the training loss is nan at step 2 of epoch 3
     """
     bad = np.flatnonzero(~np.isfinite(np.atleast_1d(losses)))
     if bad.size:

@@ -15,6 +15,15 @@ class Chain(NamedTuple):
       transitions: ``(K, K)``; ``transitions[i, j]`` is added for going from tag i to tag j.
       start: ``(K,)``; added for the first tag.
       end: ``(K,)``; added for the last tag.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import crf
+      >>> chain = crf.Chain(transitions=jnp.array([[1.0, 0.0], [0.0, 2.0]]), start=jnp.zeros(2), end=jnp.zeros(2))
+      >>> float(chain.transitions[0, 1])  # from tag 0 to tag 1
+      0.0
+      >>> crf.Chain.zeros(2).transitions.shape
+      (2, 2)
     """
 
     transitions: Array
@@ -87,6 +96,14 @@ def score(chain: Chain, emissions: Array, tags: Array, lengths: Array | None = N
 
     Returns:
       ``(B,)`` log-potentials: 0 for length 0, -inf for an illegal path.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import crf
+      >>> chain = crf.Chain(jnp.array([[0.0, 2.0], [0.0, 0.0]]), jnp.array([0.5, 0.0]), jnp.array([0.0, 1.0]))
+      >>> emissions = jnp.array([[[1.0, 0.0], [0.0, 3.0]]])  # (B, T, K)
+      >>> crf.score(chain, emissions, jnp.array([[0, 1]])).tolist()  # 0.5 + 1 + 2 + 3 + 1
+      [7.5]
     """
     return path_score(prepare("score", chain, emissions, lengths), check_tags("score", tags, emissions))
 

@@ -28,6 +28,14 @@ def constrain(chain: Chain, tag_names: Sequence[str], scheme: str = "BIO") -> Ch
 
     Raises:
       ValueError: for an unknown scheme, a name that is not one of the scheme's, or not K names.
+
+    Example:
+      >>> from colnorm import crf
+      >>> chain = crf.constrain(crf.Chain.zeros(3), ["O", "B-per", "I-per"])
+      >>> chain.transitions.tolist()  # from O to I-per is forbidden
+      [[0.0, 0.0, -inf], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+      >>> chain.start.tolist()
+      [0.0, 0.0, -inf]
     """
     if scheme not in COMPLETE:
         raise ValueError(f"constrain: expected scheme to be one of {tuple(COMPLETE)}, got {scheme!r}")

@@ -24,6 +24,14 @@ def viterbi(chain: Chain, emissions: Array, lengths: Array | None = None) -> tup
     Returns:
       Tags ``(B, T)`` int32, 0 past the length, and their score ``(B,)``. Length 0: score 0. Where no path is legal: tags 0,
       score -inf with a gradient of 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import crf
+      >>> emissions = jnp.array([[[1.0, 0.0], [0.0, 3.0], [5.0, 5.0]]])  # (B, T, K)
+      >>> tags, score = crf.viterbi(crf.Chain.zeros(2), emissions, jnp.array([2]))
+      >>> tags.tolist(), score.tolist()
+      ([[0, 1, 0]], [4.0])
     """
     problem = prepare("viterbi", chain, emissions, lengths)
     tags, possible = _best_path(jax.lax.stop_gradient(problem))
@@ -86,6 +94,14 @@ def k_best(chain: Chain, emissions: Array, lengths: Array | None = None, k: int 
     Returns:
       Tags ``(B, k, T)`` int32, 0 past the length, and scores ``(B, k)``. Where fewer than k paths are legal, the rest have
       tags 0 and score -inf with a gradient of 0. Length 0 has one path, with score 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import crf
+      >>> emissions = jnp.array([[[1.0, 0.0], [0.0, 3.0]]])  # (B, T, K)
+      >>> tags, scores = crf.k_best(crf.Chain.zeros(2), emissions, k=3)
+      >>> tags.tolist(), scores.tolist()
+      ([[[0, 1], [1, 1], [0, 0]]], [[4.0, 3.0, 1.0]])
     """
     if not isinstance(k, int) or k < 1:
         raise ValueError(f"k_best: expected an integer k of at least 1, got {k!r}")

@@ -38,6 +38,14 @@ def log_partition(chain: Chain, emissions: Array, lengths: Array | None = None, 
 
     Returns:
       ``(B,)`` in nats: 0 for length 0; -inf with a gradient of 0 where no path is legal.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import crf
+      >>> emissions = jnp.zeros((2, 4, 3))  # (B, T, K)
+      >>> logs = crf.log_partition(crf.Chain.zeros(3), emissions, jnp.array([4, 0]))
+      >>> [round(value, 3) for value in logs.tolist()]  # 81 paths, and the empty one
+      [4.394, 0.0]
     """
     if method not in METHODS:
         raise ValueError(f"log_partition: expected method to be one of {METHODS}, got {method!r}")
@@ -60,6 +68,16 @@ def log_likelihood(chain: Chain, emissions: Array, tags: Array, lengths: Array |
     Returns:
       ``(B,)`` in nats: 0 for length 0. -inf where no path is legal, with a gradient of 0; and -inf where this path is
       illegal but another is not, with the gradient as above, which is finite: to a forbidden move, too, that the path makes.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import crf
+      >>> chain, emissions, tags = crf.Chain.zeros(2), jnp.zeros((1, 3, 2)), jnp.array([[0, 1, 1]])
+      >>> round(float(crf.log_likelihood(chain, emissions, tags)[0]), 4)  # log of 1 / 8
+      -2.0794
+      >>> gradient = jax.grad(lambda emissions: crf.log_likelihood(chain, emissions, tags).sum())(emissions)
+      >>> [round(value, 3) for value in gradient[0, 0].tolist()]  # one less the posterior; minus the posterior
+      [0.5, -0.5]
     """
     problem = prepare("log_likelihood", chain, emissions, lengths)
     moves, chosen, end = path_terms(problem, check_tags("log_likelihood", tags, emissions))

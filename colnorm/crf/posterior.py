@@ -20,6 +20,14 @@ def marginals(chain: Chain, emissions: Array, lengths: Array | None = None) -> A
 
     Returns:
       ``(B, T, K)``, each position's sum 1; 0 past the length and where no path is legal.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import crf
+      >>> emissions = jnp.log(jnp.array([[[1.0, 3.0], [1.0, 1.0]]]))  # (B, T, K)
+      >>> posterior = crf.marginals(crf.Chain.zeros(2), emissions)
+      >>> [[round(value, 3) for value in row] for row in posterior[0].tolist()]
+      [[0.25, 0.75], [0.5, 0.5]]
     """
     problem = prepare("marginals", chain, emissions, lengths)
     return jnp.transpose(_marginals(problem, scaled.run(problem)), (2, 0, 1))
@@ -43,6 +51,14 @@ def pairwise_marginals(chain: Chain, emissions: Array, lengths: Array | None = N
 
     Returns:
       ``(B, T - 1, K, K)``, from i to j, each sum 1; 0 where t + 1 is past the length and where no path is legal.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import crf
+      >>> emissions = jnp.log(jnp.array([[[1.0, 3.0], [1.0, 1.0]]]))  # (B, T, K)
+      >>> posterior = crf.pairwise_marginals(crf.Chain.zeros(2), emissions)
+      >>> [[round(value, 3) for value in row] for row in posterior[0, 0].tolist()]
+      [[0.125, 0.125], [0.375, 0.375]]
     """
     problem = prepare("pairwise_marginals", chain, emissions, lengths)
     _, moves = walk_back(problem, forward_filter(problem), lambda pairs, log_conditional: pairs)
@@ -62,6 +78,12 @@ def entropy(chain: Chain, emissions: Array, lengths: Array | None = None) -> Arr
 
     Returns:
       ``(B,)`` in nats; 0 for length 0 and where no path is legal.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import crf
+      >>> round(float(crf.entropy(crf.Chain.zeros(2), jnp.zeros((1, 3, 2)))[0]), 4)  # log 8
+      2.0794
     """
     problem = prepare("entropy", chain, emissions, lengths)
     filtered = forward_filter(problem)
@@ -89,6 +111,17 @@ def sample(key: Array, chain: Chain, emissions: Array, lengths: Array | None = N
     Returns:
       ``(B, T)`` int32 tags; 0 past the length and where no path is legal. To draw n paths of each sequence, ``jax.vmap``
       over ``jax.random.split(key, n)``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import crf
+      >>> chain = crf.constrain(crf.Chain.zeros(3), ["O", "B-per", "I-per"])
+      >>> keys = jax.random.split(jax.random.key(0), 100)
+      >>> draws = jax.vmap(lambda key: crf.sample(key, chain, jnp.zeros((1, 2, 3))))(keys)
+      >>> draws.shape
+      (100, 1, 2)
+      >>> bool((draws[:, 0, 0] == 2).any())  # none begins with I-per
+      False
     """
     chain, emissions, mask = problem = prepare("sample", chain, emissions, lengths)
     alphas = forward_filter(problem).alphas

@@ -13,6 +13,11 @@ def shuffled_batches(num_examples: int, batch_size: int, seed: int, epoch: int) 
     """The epoch's permutation cut into (steps, batch_size) int32; what is left over at its end is dropped.
 
     Raises ValueError for fewer examples than one batch.
+
+    Example:
+      >>> from colnorm.data import batching
+      >>> batching.shuffled_batches(10, 4, seed=0, epoch=1).shape
+      (2, 4)
     """
     steps = num_examples // batch_size
     if steps < 1:
@@ -45,6 +50,11 @@ def make_buckets(lengths: Sequence[int] | np.ndarray, num_buckets: int = 6, mult
     by dynamic programming over the distinct lengths, O(num_buckets distinct^2). Each example is in the smallest bucket
     that fits, none is empty, and there are fewer than `num_buckets` only where there are fewer distinct (rounded) lengths.
     Raises ValueError for no or negative lengths, and unless both numbers are at least 1.
+
+    Example:
+      >>> from colnorm.data.batching import make_buckets
+      >>> [(bucket.length, bucket.indices.tolist()) for bucket in make_buckets([3, 9, 4, 10], num_buckets=2)]
+      [(4, [0, 2]), (10, [1, 3])]
     """
     lengths = np.asarray(lengths)
     if lengths.ndim != 1 or lengths.size == 0 or not np.issubdtype(lengths.dtype, np.integer) or lengths.min() < 0:
@@ -85,6 +95,12 @@ def epoch_plan(buckets: Sequence[Bucket], batch_size: int, seed: int, epoch: int
     one with what remains; then the order of all chunks. So each example comes once, and the number of chunks and their
     shapes are the same in every epoch. Raises ValueError for a negative seed or epoch, and unless batch_size and chunk
     are at least 1.
+
+    Example:
+      >>> from colnorm.data.batching import epoch_plan, make_buckets
+      >>> plan = epoch_plan(make_buckets([3, 9, 4], num_buckets=2), batch_size=2, seed=0, epoch=1)
+      >>> sorted((number, batches.shape) for number, batches in plan)
+      [(0, (1, 2)), (1, (1, 2))]
     """
     if seed < 0 or epoch < 0 or batch_size < 1 or chunk < 1:
         got = f"{seed}, {epoch}, {batch_size} and {chunk}"
@@ -101,6 +117,11 @@ def evaluation_plan(buckets: Sequence[Bucket], batch_size: int) -> Plan:
     """All examples once and in order: for each bucket its number and one array (steps, batch_size) of indices into it.
 
     The last batch of a bucket is filled up with -1. Raises ValueError unless batch_size is at least 1.
+
+    Example:
+      >>> from colnorm.data.batching import evaluation_plan, make_buckets
+      >>> [(number, batches.tolist()) for number, batches in evaluation_plan(make_buckets([3, 9, 4], 2), batch_size=2)]
+      [(0, [[0, 1]]), (1, [[0, -1]])]
     """
     return [(number, padded_batches(len(bucket.indices), batch_size)) for number, bucket in enumerate(buckets)]
 

@@ -71,6 +71,12 @@ def load(source: str | os.PathLike[str], seed: int = 0, word_column: int = 0, ta
     Raises FileNotFoundError where nothing is there or a split has no file, and ValueError for a split with several
     files, a file of another kind, a `.csv` of fewer than five distinct sentences, a training or validation split of which
     nothing is left, and what the readers raise.
+
+    Example:
+      >>> from colnorm.data import conll
+      >>> data = conll.load("sample")
+      >>> len(data.train) > 1000, data.tag_names[:3]
+      (True, ('O', 'B-art', 'I-art'))
     """
     if source == "sample":
         return TaggingData("sample", *sample.generate(seed))

@@ -31,6 +31,13 @@ class Encoder:
       characters: the character vocabulary, None for a tagger without characters.
       word_length: characters read of a word; of a longer one the first and the last half.
       shapes: whether the tagger reads :func:`~colnorm.data.vocabulary.word_shapes`.
+
+    Example:
+      >>> from colnorm.data.encoding import Encoder
+      >>> encoder = Encoder.build([["Ann", "sleeps"]], ["O", "B-per", "I-per"], characters=False)
+      >>> arrays = encoder.encode([["Ann", "reads"], ["Ann"]], length=3)
+      >>> arrays["words"].tolist(), arrays["lengths"].tolist()  # 0 padding, 1 an unknown word
+      ([[2, 1, 0], [2, 0, 0]], [2, 1])
     """
 
     words: Vocabulary

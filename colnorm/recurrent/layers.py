@@ -98,23 +98,33 @@ class LSTM(_Layer):
       param_dtype: of the parameters.
 
     Collections: ``params`` input_kernel ``(D, 4H)``, recurrent_kernel ``(H, 4H)``, bias ``(4H,)``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import LSTM
+      >>> x, lengths = jnp.ones((2, 5, 3)), jnp.array([5, 2])
+      >>> layer = LSTM(4)
+      >>> variables = layer.init(jax.random.key(0), x, lengths)
+      >>> y, (h, c) = layer.apply(variables, x, lengths, return_carry=True)
+      >>> y.shape, h.shape
+      ((2, 5, 4), (2, 4))
+      >>> bool((y[1, 2:] == 0).all()), bool((h[1] == y[1, 1]).all())  # padding; the state at the sequence's own end
+      (True, True)
     """
 
 
 class LayerNormLSTM(_Layer):
-    r"""LSTM with layer normalization over the features of each step alone (Ba et al., 2016, https://arxiv.org/abs/1607.06450).
+    """LSTM with layer normalization over the features of each step alone (Ba et al., 2016, https://arxiv.org/abs/1607.06450).
 
     ``LN(v) = (v - mean) / sqrt(variance + 1e-5)`` with the biased variance, over the last axis. In ``"gates"``, the paper's
     form, one layer norm runs over all 4H of ``x W_x`` and one over all 4H of ``h W_h``, each with a scale, and both share one
-    bias; the cell's is seen by h only:
+    bias; the cell's is seen by h only::
 
-    .. math::
+        i, f, g, o = s_x LN(x_t W_x) + s_h LN(h_(t-1) W_h) + b
+        c_t = sigmoid(f) c_(t-1) + sigmoid(i) tanh(g)
+        h_t = sigmoid(o) tanh(s_c LN(c_t) + b_c)
 
-        i, f, g, o &= s_x \, LN(x_t W_x) + s_h \, LN(h_{t-1} W_h) + b \\
-        c_t &= \sigma(f) \, c_{t-1} + \sigma(i) \tanh(g) \\
-        h_t &= \sigma(o) \tanh(s_c \, LN(c_t) + b_c)
-
-    In ``"output"`` gates and c are the plain LSTM's, and :math:`h_t = s \, LN(\sigma(o) \tanh(c_t)) + b_h` is both the output
+    In ``"output"`` gates and c are the plain LSTM's, and ``h_t = s LN(sigmoid(o) tanh(c_t)) + b_h`` is both the output
     and the next state. (TensorFlow's ``LayerNormBasicLSTMCell`` is a third form: it normalizes each gate by itself.)
 
     Attributes:
@@ -123,6 +133,16 @@ class LayerNormLSTM(_Layer):
 
     Collections: ``params`` those of :class:`LSTM`, and for ``"gates"`` input_scale, recurrent_scale ``(4H,)``, cell_scale,
     cell_bias ``(H,)``; for ``"output"`` output_scale, output_bias ``(H,)``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import LayerNormLSTM
+      >>> x, lengths = jnp.ones((2, 5, 3)), jnp.array([5, 2])
+      >>> layer = LayerNormLSTM(4, normalize="output")
+      >>> variables = layer.init(jax.random.key(0), x, lengths)
+      >>> y = layer.apply(variables, x, lengths)
+      >>> abs(round(float(y[0, 0].mean()), 3)), round(float(y[0, 0].std()), 1)
+      (0.0, 1.0)
     """
 
     _: KW_ONLY
@@ -145,6 +165,18 @@ class Bidirectional(nn.Module):
       layer: makes a layer: :class:`LSTM` or :class:`LayerNormLSTM` with its arguments, but for ``reverse`` and ``name``.
 
     Collections: ``params`` forward and backward, each as that layer has them.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from functools import partial
+      >>> from colnorm import LSTM, Bidirectional
+      >>> x, lengths = jnp.ones((2, 5, 3)), jnp.array([5, 2])
+      >>> layer = Bidirectional(partial(LSTM, 4))
+      >>> variables = layer.init(jax.random.key(0), x, lengths)
+      >>> sorted(variables["params"])
+      ['backward', 'forward']
+      >>> layer.apply(variables, x, lengths).shape
+      (2, 5, 8)
     """
 
     layer: Callable[..., Any]
