@@ -144,7 +144,7 @@ def exit_status(action: Callable[[], Any], run_path: Path | None = None) -> int:
     except StorageError as error:
         print(f"error: {error}{stored()}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
