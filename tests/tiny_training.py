@@ -15,8 +15,9 @@ from unittest import mock
 
 import flax.linen as nn
 
-from colnorm import resnet, training
+from colnorm import parallel, resnet, training
 from colnorm.data import images
+from colnorm.run_directory import RunDirectory
 from experiments import cifar, train_cifar, train_ner
 
 ROOT = Path(__file__).parents[1]
@@ -65,16 +66,26 @@ def tiny():
 
 
 def pause_at(epoch, step):
-    """Makes the command print a line and wait once it has seen the loss of that step."""
-    check = training.check_finite
+    """Makes the command print a line and wait once that step of a new run was reported."""
+    drive, append = training.drive_steps, RunDirectory.append
+    place = [1, 0]
 
-    def check_and_pause(losses, at_epoch, first_step=0, *more):
-        check(losses, at_epoch, first_step, *more)
-        if (at_epoch, first_step) == (epoch, step) and not more and losses.ndim == 0:
-            print("\nin the middle", flush=True)
-            time.sleep(600)
+    def drive_and_pause(run_step, state, data, batches, on_step):
+        def report(number, sums):
+            on_step(number, sums)
+            if place == [epoch, step]:
+                print("\nin the middle", flush=True)
+                time.sleep(600)
+            place[1] += 1
 
-    training.check_finite = check_and_pause
+        return drive(run_step, state, data, batches, report)
+
+    def append_and_count(run, record):
+        append(run, record)
+        place[:] = record["epoch"] + 1, 0
+
+    training.drive_steps = parallel.drive_steps = drive_and_pause
+    RunDirectory.append = append_and_count
 
 
 def interrupt(place, how, *arguments):
