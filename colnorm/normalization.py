@@ -331,8 +331,8 @@ def _standardize_forward(over: _Over, x: Array, scale: Array, bias: Array, where
         return [total / divisor for total in over.pool(*map(over.channel_sums, values))]
 
     (shift,) = jax.lax.stop_gradient(means(jax.lax.stop_gradient(x)))
-    # XLA computes a difference that several sums share first and stores it, which takes longer than all the sums. Barriers
-    # give each sum its own; where XLA drops them (see colnorm/convolution.py) the result is the same.
+    # XLA would store a difference that several sums share, which takes longer than the sums themselves. A barrier before
+    # each sum makes it compute its own. Where XLA drops the barriers (see colnorm/convolution.py) the result is the same.
     (again,) = jax.lax.optimization_barrier((shift,))
     rest, square = means(_zero_masked(x - shift, where), jnp.square(_zero_masked(x - again, where)))
     (shift,) = jax.lax.optimization_barrier((again,))

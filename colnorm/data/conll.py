@@ -127,9 +127,7 @@ def read_columns(
     if word_at == tag_at:
         raise ValueError(f"{place}: expected words and tags in two columns, got column {word_column} for both of {width}")
 
-    found: list[tuple[list[str], list[str]]] = []
-    known: set[str] = set()  # the tags so far, each checked once
-    of_prefix: dict[str, str] = {}  # one of them for each prefix
+    found = _Found(prefixes)
     begun = False
     for number, line in enumerate(lines, 1):
         place = f"{path}:{number}"
@@ -146,14 +144,12 @@ def read_columns(
         word, tag = columns[word_at], columns[tag_at]
         if not word:
             raise ValueError(f"{place}: expected a word in column {word_column}, got an empty one")
-        _check_tag(place, tag, prefixes, known, of_prefix)
+        found.check_tag(place, tag)
         if not begun:
-            found.append(([], []))
+            found.begin()
             begun = True
-        found[-1][0].append(sys.intern(word))
-        found[-1][1].append(sys.intern(tag))
-    scheme = schemes.recognise(of_prefix.values()) if tag_scheme is None else tag_scheme
-    return [Sentence(tuple(words), schemes.to_bio(tags, scheme)) for words, tags in found]
+        found.add(word, tag)
+    return found.in_bio(schemes.recognise(found.of_prefix.values()) if tag_scheme is None else tag_scheme)
 
 
 def read_gmb(path: str | os.PathLike[str]) -> list[Sentence]:
@@ -178,10 +174,8 @@ def read_gmb(path: str | os.PathLike[str]) -> list[Sentence]:
         text = _decode(path, raw, "cp1252")
     # newline="\n": a StringIO of its own accord would cut lines at a carriage return inside quotes, too.
     reader = csv.reader(io.StringIO(text, newline="\n"), strict=True)
-    found: list[tuple[list[str], list[str]]] = []
+    found = _Found("BI")
     header: list[str] = []
-    known: set[str] = set()
-    of_prefix: dict[str, str] = {}
     marker = ""
     while True:
         place = f"{path}:{reader.line_num + 1}"
@@ -207,19 +201,18 @@ def read_gmb(path: str | os.PathLike[str]) -> list[Sentence]:
             raise ValueError(f"{place}: expected a word, got {word!r}")
         if "\n" in word or "\r" in word:
             raise ValueError(f"{place}: expected a word on one line, got {word[:40]!r}: is there a quote that does not close?")
-        _check_tag(place, tag, "BI", known, of_prefix)
+        found.check_tag(place, tag)
         if begins and not re.fullmatch("Sentence: [0-9]+", begins):
             raise ValueError(f"{place}: expected 'Sentence: ' and a number or nothing, got {begins!r}")
         if begins and begins != marker:
             marker = begins
-            found.append(([], []))
-        if not found:
+            found.begin()
+        if not found.sentences:
             raise ValueError(f"{place}: expected 'Sentence: ' and a number in the first row, got nothing")
-        found[-1][0].append(sys.intern(word))
-        found[-1][1].append(sys.intern(tag))
-    if not found:
+        found.add(word, tag)
+    if not found.sentences:
         raise ValueError(f"{path}: expected a header and at least one sentence, got {'a header' if header else 'nothing'}")
-    return [Sentence(tuple(words), schemes.to_bio(tags)) for words, tags in found]
+    return found.in_bio("BIO")
 
 
 def _decode(path: Path, raw: bytes, encoding: str) -> str:
@@ -233,16 +226,36 @@ def _decode(path: Path, raw: bytes, encoding: str) -> str:
         raise ValueError(f"{path}:{line}: expected text in {encoding}, got the bytes {got}") from None
 
 
-def _check_tag(place: str, tag: str, prefixes: str, known: set[str], of_prefix: dict[str, str]) -> None:
-    if tag in known:
-        return
-    try:
-        prefix, _ = schemes.split_tag(tag, prefixes)
-        schemes.recognise([*of_prefix.values(), tag])  # prefixes tell; all tags again for each new one would take for ever
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
-    known.add(tag)
-    of_prefix[prefix] = tag
+class _Found:
+    """The sentences of a file so far, as words and tags; each distinct tag is checked once."""
+
+    def __init__(self, prefixes: str):
+        self.prefixes = prefixes
+        self.sentences: list[tuple[list[str], list[str]]] = []
+        self.of_prefix: dict[str, str] = {}  # one tag for each prefix
+        self._known: set[str] = set()
+
+    def check_tag(self, place: str, tag: str) -> None:
+        if tag in self._known:
+            return
+        try:
+            prefix, _ = schemes.split_tag(tag, self.prefixes)
+            schemes.recognise([*self.of_prefix.values(), tag])  # prefixes tell: all tags, for each new one, would take for ever
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        self._known.add(tag)
+        self.of_prefix[prefix] = tag
+
+    def begin(self) -> None:
+        self.sentences.append(([], []))
+
+    def add(self, word: str, tag: str) -> None:
+        words, tags = self.sentences[-1]
+        words.append(sys.intern(word))
+        tags.append(sys.intern(tag))
+
+    def in_bio(self, scheme: str) -> list[Sentence]:
+        return [Sentence(tuple(words), schemes.to_bio(tags, scheme)) for words, tags in self.sentences]
 
 
 def _is_comment(line: str, comment: str) -> bool:

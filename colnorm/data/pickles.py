@@ -23,17 +23,17 @@ def load(file: IO[bytes]) -> Any:
         content = machine.run()
     except pickle.UnpicklingError:
         raise
-    # Damaged opcodes are carried out until one makes no sense.
+    # A damaged pickle runs until an opcode makes no sense.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise pickle.UnpicklingError(f"what makes no sense at byte {machine.at}: {type(error).__name__}: {error}") from error
     _check_plain(content)
     return content
 
 
-# A pickle is a program: it names globals, calls them and sets the state of what they return; Python's own reader carries
-# it out, grows its memo to the highest number that a pickle claims and hashes a key of 2^60 parts in 200 bytes. So it is
-# carried out here, and no more of it than an array needs. Each name that an array's pickle needs stands for a function of
-# ours, and NumPy sees nothing but `frombuffer` of bytes and a plain number type.
+# A pickle is a program: it names globals, calls them and sets the state of what they return. Python's own reader runs all
+# of it, makes its memo as long as a pickle claims, and hashes a key of 2^60 parts that 200 bytes describe. The reader here
+# runs only what an array needs. Each global that an array's pickle names stands for a function of this file, and NumPy sees
+# nothing but `frombuffer` of bytes and a plain number type.
 
 
 class _Name(NamedTuple):

@@ -20,9 +20,9 @@ _ABBREVIATION = re.compile(
     "mr|mrs|ms|dr|prof|st|jr|sr|gen|col|lt|capt|sgt|maj|adm|rep|sen|gov|pres|vs|etc|inc|corp|co|ltd|bros|vol|fig"
     "|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec"
 )
-# Text may be anything, a megabyte of underscores too, so that time has to grow with its length alone. What one place of the
-# text scans and then refuses, the next must not scan again; hence every repetition here is possessive (it gives nothing
-# back), and the two kinds of runs that may be scanned in vain are scanned once and remembered: see `_split`.
+# Text may be anything, a megabyte of underscores too, and time must grow with its length alone. So no place of the text
+# may scan again what the place before it scanned and refused. Every repetition is possessive: it gives nothing back. Two
+# kinds of runs may be scanned in vain; `_split` scans each of them once and remembers its end.
 _STRETCH = re.compile(r"\S++")
 _TOKEN = re.compile(
     r"""

@@ -1,17 +1,17 @@
 r"""The scan behind the recurrent layers: LSTM cells, plain and layer-normalized, in one direction or in two at once.
 
-Everything is time-major and in scan order; :mod:`colnorm.recurrent.layers` transposes and reverses the
-batch, and brings its parameters into the form that makes a step cheap:
+Arrays are time-major, and reversed for a reverse direction: :mod:`colnorm.recurrent.layers` does both. It also brings the
+parameters into the form that makes a step cheap:
 
 - The sigmoid gates come as :math:`\sigma(a) = \frac12 \tanh(\frac12 a) + \frac12`, so that one tanh serves all four gates;
   weights and biases that lead to them are halved beforehand, exactly.
 - A layer norm over all gates of ``x W`` needs no mean at run time: the kernel has none (each row of ``W`` is centred over its
   columns), so that neither has the product, and only the mean square is left to divide by.
 
-The derivative is written by hand. Going forward, each step keeps what its own derivative needs, in the form of factors, so
-that the way back is a scan over the gradients of h and c alone: a few products a step and one matrix product. What the
-parameters get is taken after that scan in one product or sum over all T * B rows. The rule is itself made of
-differentiable operations, so reverse mode can be applied again; there is no forward mode.
+The derivative is written by hand. Each forward step saves its derivative's factors. The backward scan then carries the
+gradients of h and c alone: a few products a step and one matrix product. The parameters' gradients come after that scan,
+each as one product or sum over all T * B rows. The rule itself is differentiable, so reverse mode can be applied again; there
+is no forward mode.
 """
 
 from collections.abc import Sequence
