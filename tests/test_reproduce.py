@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from colnorm.data import sample
 from colnorm.run_directory import RunDirectory
 from experiments import job, pool, process, reproduce, study
 from experiments.presets import PRESETS
@@ -21,18 +22,36 @@ ROOT = Path(__file__).parents[1]
 TIMES = {"seconds", "epoch_seconds", "compile_seconds", "peak_memory_mib"}
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """By task what makes a demo smaller still: few sentences, a small network, few steps."""
+    directory = tmp_path_factory.mktemp("sentences")
+    for (name, size), sentences in zip({"train": 200, "valid": 30, "test": 30}.items(), sample.generate(), strict=True):
+        blocks = ("".join(f"{w} {t}\n" for w, t in zip(*sentence, strict=True)) for sentence in sentences[:size])
+        (directory / f"{name}.txt").write_text("\n".join(blocks), encoding="utf-8")
+    return {"images": {"batch_size": 64}, "tagging": {"data": str(directory), "hidden": 8, "epochs": 60}}
+
+
+@pytest.fixture(autouse=True)
+def _small_rows(small, monkeypatch):
+    """In this process too: a summary is compared with the row's config."""
+    monkeypatch.setattr(job, "at_scale", lambda row, scale: dataclasses.replace(study.at_scale(row, scale), **small[row.task]))
+
+
 # What is started in the background of a shell script ignores Ctrl-C, and so would the tests' own commands.
 START = """
-import signal, sys
+import dataclasses, json, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from experiments import reproduce
-sys.exit(reproduce.main(sys.argv[1:]))
+from experiments import job, reproduce, study
+small = json.loads(sys.argv[1])
+job.at_scale = lambda row, scale: dataclasses.replace(study.at_scale(row, scale), **small[row.task])
+sys.exit(reproduce.main(sys.argv[2:]))
 """
 
 
-def start(output, *more):
+def start(small, output, *more):
     """The command in a process group of its own, as on a terminal, where Ctrl-C reaches all of the group."""
-    command = [sys.executable, "-c", START, "--output", str(output), *more]
+    command = [sys.executable, "-c", START, json.dumps(small), "--output", str(output), *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
 
@@ -56,10 +75,10 @@ def metrics(output):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(small, tmp_path_factory):
     """A row of images and one of taggers, without a break."""
     output = tmp_path_factory.mktemp("reproduce") / "whole"
-    process = start(output, "--rows", "nn", "char")
+    process = start(small, output, "--rows", "nn", "random")
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     return output, out
@@ -68,37 +87,36 @@ def whole(tmp_path_factory):
 def test_rows_are_trained_evaluated_and_on_the_page(whole):
     output, out = whole
     results = json.loads((output / "results.json").read_text())
-    assert [row["name"] for row in results["rows"]] == ["nn", "char"]
+    assert [row["name"] for row in results["rows"]] == ["nn", "random"]
     for row in results["rows"]:
         (seed,) = row["seeds"]
-        config = study.at_scale(PRESETS[row["name"]], "demo")
-        assert seed["epochs"] == config.epochs and 0 < seed["metrics"]["test_accuracy"] <= 1
+        assert seed["epochs"] == row["epochs_at_most"] and 0 < seed["metrics"]["test_accuracy"] <= 1
         assert f'id="row-{row["name"]}"' in (output / "index.html").read_text()
     command = results["rows"][1]["command"]
-    assert command.startswith("python -m experiments.train char --hidden 50") and command.endswith("--seed 0 --run RUN")
+    assert command.startswith("python -m experiments.train random --data") and command.endswith("--seed 0 --run RUN")
     cost = json.loads((output / "crf_cost.json").read_text())
     assert len(cost["milliseconds"]) == len(cost["tags"]) > 3
-    assert "[2/2] char, seed 0: GloVe and a character BiLSTM" in out
+    assert "[2/2] random, seed 0: BiLSTM, random word embeddings" in out
     assert not list(output.glob("**/*.stderr"))
 
 
-def test_killed_twice_it_ends_with_the_same_figures(whole, tmp_path):
+def test_killed_twice_it_ends_with_the_same_metrics(whole, small, tmp_path):
     output = tmp_path / "killed"
-    epochs = output / "runs" / "nn-seed0" / "metrics.jsonl"
-    process = start(output, "--rows", "nn")
+    epochs = output / "runs" / "random-seed0" / "metrics.jsonl"
+    process = start(small, output, "--rows", "random")
     wait_for(epochs, process)
     process.kill()  # the machine dies: what it had started must not go on
     process.communicate()
-    process = start(output, "--rows", "nn", "--resume")
-    wait_for(epochs, process, 2)
+    process = start(small, output, "--rows", "random", "--resume")
+    wait_for(epochs, process, 1 + epochs.read_text().count("\n"))
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "interrupted" in err and not list(output.glob("**/*.stderr"))
-    process = start(output, "--rows", "nn", "--resume")
+    process = start(small, output, "--rows", "random", "--resume")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "going on after epoch" in out and "left" in out
-    assert metrics(output) == {"nn": metrics(whole[0])["nn"]}
+    assert metrics(output) == {"random": metrics(whole[0])["random"]}
 
 
 def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, tmp_path, capsys):
@@ -106,7 +124,7 @@ def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, tmp_pat
     before = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/metrics.jsonl")}
     page = (output / "index.html").read_text()
     (output / "index.html").unlink()
-    arguments = ["--output", str(output), "--rows", "nn", "char"]
+    arguments = ["--output", str(output), "--rows", "nn", "random"]
     assert reproduce.main([*arguments, "--page-only"]) == 0
     assert (output / "index.html").read_text() == page
     assert reproduce.main(["--output", str(output), "--resume"]) == 0  # the rows that were begun
@@ -145,7 +163,7 @@ def test_what_cant_be_done_is_refused_at_once(whole, tmp_path, capsys):
     changed = tmp_path / "changed"
     shutil.copytree(output, changed, ignore=shutil.ignore_patterns("runs"))
     (of_nn,) = changed.glob("records/nn-*")
-    of_nn.write_text(of_nn.read_text().replace('"learning_rate": 0.01', '"learning_rate": 0.02', 1))
+    of_nn.write_text(of_nn.read_text().replace('"learning_rate":0.01', '"learning_rate":0.02', 1))
     assert "nn-seed0.json is damaged: it is not what was written" in refused("--output", str(changed), "--resume")
     stored = json.loads(of_nn.read_text())
     del stored["sha256"]  # as of before there were digests, with another config
@@ -226,15 +244,16 @@ def test_a_run_that_was_stopped_before_its_first_epoch_begins_anew(tmp_path, mon
     assert "--resume" not in done[0] and done[1] == ["experiments.evaluate", str(begun.run)]
 
 
-def test_damaged_records_of_a_run_stop_that_row_alone_and_delete_nothing(tmp_path, capfd):
+def test_damaged_records_of_a_run_stop_that_row_alone_and_delete_nothing(whole, tmp_path, capfd):
     """The row fails with the file's name, as often as it is tried; another is trained."""
     output = tmp_path / "study"
-    broken, other = (job.Job(PRESETS[name], 0, "demo", output) for name in ("nn", "bn"))
-    RunDirectory.create(broken.run, "images", dataclasses.asdict(study.at_scale(broken.row, "demo"))).close()
+    broken, other = (job.Job(PRESETS[name], 0, "demo", output) for name in ("nn", "random"))
+    RunDirectory.create(broken.run, "images", dataclasses.asdict(broken.config)).close()
     (broken.run / "metrics.jsonl").write_text('{"epoch": 1\n')
     (broken.run / "checkpoints").mkdir()
     assert broken.epoch_seconds == []
-    (output / "study.json").write_text(json.dumps({"scales": {"nn": "demo", "bn": "demo"}, "seeds": 1}))
+    (output / "study.json").write_text(json.dumps({"scales": {"nn": "demo", "random": "demo"}, "seeds": 1}))
+    (output / "crf_cost.json").write_text((whole[0] / "crf_cost.json").read_text())
     assert reproduce.main(["--output", str(output), "--resume"]) == 1
     said = capfd.readouterr().err
     assert f"{broken.run / 'metrics.jsonl'}:1 is damaged: expected JSON" in said and "1 runs failed: nn, seed 0" in said
@@ -243,7 +262,7 @@ def test_damaged_records_of_a_run_stop_that_row_alone_and_delete_nothing(tmp_pat
     for page in ("RESULTS.md", "index.html"):
         assert "metrics.jsonl:1 is damaged" in (output / page).read_text()
     rows = {row["name"]: row for row in json.loads((output / "results.json").read_text())["rows"]}
-    assert "metrics.jsonl:1 is damaged" in rows["nn"]["failures"]["0"] and rows["bn"]["seeds"]
+    assert "metrics.jsonl:1 is damaged" in rows["nn"]["failures"]["0"] and rows["random"]["seeds"]
 
 
 @pytest.mark.parametrize("left", ["records", "a checkpoint", "neither"])
@@ -296,22 +315,23 @@ def test_rows_at_a_time_share_the_cores(monkeypatch):
 
 
 @pytest.mark.skipif(process.available_cores() < 2, reason="one core")
-def test_two_rows_at_a_time_stop_together_and_end_as_alone(whole, tmp_path):
+def test_two_rows_at_a_time_stop_together_and_end_as_alone(whole, small, tmp_path):
     output = tmp_path / "two"
-    arguments = ("--rows", "random", "char", "--jobs", "2")
-    running = start(output, *arguments)
-    for name in ("random", "char"):  # both have begun, neither waits for the other
-        wait_for(output / "runs" / f"{name}-seed0" / "metrics.jsonl", running, 2)
+    arguments = ("--rows", "random", "nn", "--jobs", "2")
+    running = start(small, output, *arguments)
+    for name in ("nn", "random"):  # both have begun, neither waits for the other
+        wait_for(output / "runs" / f"{name}-seed0" / "config.json", running, 0)
+    wait_for(output / "runs" / "random-seed0" / "metrics.jsonl", running)
     assert not list(output.glob("runs/*/evaluation.json"))
     running.send_signal(signal.SIGINT)  # to it alone: it stops what it runs
     out, err = running.communicate(timeout=120)
     assert running.returncode == 130 and "interrupted" in err
-    assert "random, seed 0: epoch   1/5" in out and "char, seed 0: epoch   1/5" in out
-    running = start(output, *arguments, "--resume")
+    assert "random, seed 0: epoch   1/60" in out and "[2/2] nn, seed 0" in out
+    running = start(small, output, *arguments, "--resume")
     out, err = running.communicate(timeout=300)
     assert running.returncode == 0, err
     # On one core sums are taken in another order.
-    (alone,), (beside,) = metrics(whole[0])["char"], metrics(output)["char"]
+    (alone,), (beside,) = metrics(whole[0])["random"], metrics(output)["random"]
     assert beside["best_epoch"] == alone["best_epoch"]
     assert beside["metrics"] == pytest.approx(alone["metrics"], rel=1e-4)
 

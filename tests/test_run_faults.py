@@ -245,7 +245,7 @@ def test_runs_of_before_there_was_a_marker_are_read_and_gone_on_with(tmp_path):
     assert stored["epoch"] == 2
     path.write_text(json.dumps(flat))
     run = RunDirectory.open(tmp_path / "run")
-    assert run.task == "cifar" and run.config["rate"] == 0.1
+    assert run.task == "images" and run.config["rate"] == 0.1
     state, history = run.resume(make_state())
     assert_same_state(state, make_state(2))
     assert len(history) == 2
