@@ -1,12 +1,17 @@
-"""Figures of classification, from a confusion matrix that adds up over batches and devices, and of tagging, by seqeval."""
+"""Metrics of classification, from a confusion matrix that adds up over batches and devices, and of tagging, by seqeval."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
+
+from colnorm.data.schemes import entities
+
+AVERAGES = ("micro", "macro", "weighted")
+RATIOS = ("precision", "recall", "f1")
 
 
 def confusion_matrix(labels: jax.Array, predictions: jax.Array, weights: jax.Array, num_classes: int) -> jax.Array:
@@ -29,57 +34,62 @@ def confusion_matrix(labels: jax.Array, predictions: jax.Array, weights: jax.Arr
     return jnp.matmul(rows.T, jax.nn.one_hot(predictions, num_classes), precision=jax.lax.Precision.HIGHEST)
 
 
-def classification_figures(confusion: Any) -> dict[str, Any]:
-    """Accuracy, F1 of each class, their mean (macro) and the F1 of the summed counts (micro), as fractions.
+def classification_metrics(confusion: Any, class_names: Sequence[str]) -> dict[str, Any]:
+    """Precision, recall and F1 of each class and on average, and the accuracy, as fractions.
 
-    ``F1 = 2 TP / (2 TP + FP + FN)``, and 0 for a class that neither occurs nor is predicted, as in scikit-learn with
-    ``zero_division=0``; unlike there, such a class counts in the macro mean, which is over all classes. With one label per
-    example every false positive is a false negative of another class, so micro F1 equals accuracy.
+    ``F1 = 2 TP / (2 TP + FP + FN)``; a ratio of 0 to 0 is 0, as in scikit-learn with ``zero_division=0``. Macro averages are
+    means over all classes, those that neither occur nor are predicted included. With one label per example every false
+    positive is a false negative of another class, so the micro averages equal the accuracy.
 
     Args:
       confusion: ``(C, C)`` counts, rows are labels.
+      class_names: of the C classes.
 
     Returns:
-      ``accuracy``, ``macro_f1``, ``micro_f1`` floats, ``f1`` and ``support`` lists by class; 0 where nothing was counted.
+      the keys of :func:`tagging_metrics`.
 
     Example:
       >>> from colnorm import metrics
-      >>> figures = metrics.classification_figures([[3, 1], [0, 4]])
-      >>> figures["accuracy"], [round(value, 3) for value in figures["f1"]], figures["support"]
-      (0.875, [0.857, 0.889], [4, 4])
+      >>> found = metrics.classification_metrics([[3, 1], [0, 4]], ["cat", "dog"])
+      >>> found["accuracy"], round(found["classes"]["cat"]["f1"], 3), found["classes"]["dog"]["support"]
+      (0.875, 0.857, 4)
     """
     confusion = np.asarray(confusion, np.float64)
-    correct = np.diag(confusion)
-    support, predicted = confusion.sum(1), confusion.sum(0)
+    correct, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
 
     def ratio(numerator: Any, denominator: Any) -> Any:
-        return np.divide(numerator, denominator, out=np.zeros_like(numerator, np.float64), where=denominator > 0)
+        return np.divide(numerator, denominator, out=np.zeros(np.shape(denominator)), where=np.asarray(denominator) > 0)
 
-    f1 = ratio(2 * correct, support + predicted)
-    total = np.asarray(confusion.sum())
-    accuracy = ratio(np.asarray(correct.sum()), total)
+    def scores(correct: Any, predicted: Any, support: Any) -> Any:
+        ratios = (ratio(correct, predicted), ratio(correct, support), ratio(2 * correct, predicted + support))
+        return np.stack(ratios, -1)
+
+    def named(values: Any, support: Any) -> dict[str, Any]:
+        return {**{name: float(value) for name, value in zip(RATIOS, values, strict=True)}, "support": int(support)}
+
+    by_class, total = scores(correct, predicted, support), confusion.sum()
     return {
-        "accuracy": float(accuracy),
-        "macro_f1": float(f1.mean()),
-        "micro_f1": float(ratio(np.asarray(2 * correct.sum()), support.sum() + predicted.sum())),
-        "f1": f1.tolist(),
-        "support": support.astype(int).tolist(),
+        "accuracy": float(ratio(correct.sum(), total)),
+        "micro": named(scores(correct.sum(), total, total), total),
+        "macro": named(by_class.mean(0), total),
+        "weighted": named(ratio(support @ by_class, np.full(3, total)), total),
+        "classes": {name: named(*each) for name, *each in zip(class_names, by_class, support, strict=True)},
     }
 
 
-def tagging_figures(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
+def tagging_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Precision, recall and F1 of entities, by seqeval, and the accuracy of tokens.
 
-    An entity counts as found where its type, its first and its last token are right. seqeval's default mode: an entity is
-    what conlleval takes for one, so that an ``I-x`` after another type or ``O`` begins one; in legal BIO, which a constrained
-    CRF always writes, this is the same as the strict mode. Micro figures are of all entities together, macro the mean over the
-    types that occur in gold or prediction, weighted the mean weighted with gold counts. A ratio of 0 to 0 is 0.
+    A predicted entity is correct where its type, its first and its last token are those of a gold one. seqeval's default mode:
+    an entity is what conlleval takes for one, so that an ``I-x`` after another type or ``O`` begins one; in legal BIO, which a
+    constrained CRF always writes, this is the same as the strict mode. Micro averages are of all entities together, macro the
+    mean over the types that occur in gold or prediction, weighted the mean weighted with gold counts. A ratio of 0 to 0 is 0.
 
     Args:
       gold, predicted: BIO tags of each sentence, of equal lengths.
 
     Returns:
-      ``accuracy``; ``micro``, ``macro``, ``weighted`` and under ``types`` every entity type, each a dict of ``precision``,
+      ``accuracy``; ``micro``, ``macro``, ``weighted`` and under ``classes`` every entity type, each a dict of ``precision``,
       ``recall``, ``f1`` and ``support``, the number of gold entities.
 
     Raises:
@@ -88,32 +98,39 @@ def tagging_figures(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[
 
     Example:
       >>> from colnorm import metrics
-      >>> figures = metrics.tagging_figures([["B-per", "I-per", "O"]], [["B-per", "O", "O"]])
-      >>> figures["micro"]["f1"], round(figures["accuracy"], 3)  # an entity cut short is not found
+      >>> found = metrics.tagging_metrics([["B-per", "I-per", "O"]], [["B-per", "O", "O"]])
+      >>> found["micro"]["f1"], round(found["accuracy"], 3)  # an entity cut short is not found
       (0.0, 0.667)
     """
     try:
         from seqeval.metrics import classification_report
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the figures are seqeval's: pip install 'colnorm[study]'") from error
+        raise ModuleNotFoundError("the metrics are seqeval's: pip install 'colnorm[study]'") from error
 
     _check_same_sentences(gold, predicted)
     pairs = [pair for tags in zip(gold, predicted, strict=True) for pair in zip(*tags, strict=True)]
-    accuracy = sum(right == tag for right, tag in pairs) / max(len(pairs), 1)
     report = {}
     if any(tag != "O" for pair in pairs for tag in pair):  # seqeval fails where there is no entity at all
         gold, predicted = [list(tags) for tags in gold], [list(tags) for tags in predicted]
         report = classification_report(gold, predicted, output_dict=True, zero_division=0)
     nothing = {"precision": 0.0, "recall": 0.0, "f1-score": 0.0, "support": 0}
 
-    def figures(name: str) -> dict[str, Any]:
+    def of(name: str) -> dict[str, Any]:
         values = report.get(name, nothing)
-        ratios = {short: float(values[key]) for short, key in zip(("precision", "recall", "f1"), nothing, strict=False)}
+        ratios = {short: float(values[key]) for short, key in zip(RATIOS, nothing, strict=False)}
         return {**ratios, "support": int(values["support"])}
 
-    averages = {name: figures(f"{name} avg") for name in ("micro", "macro", "weighted")}
-    types = {name: figures(name) for name in report if not name.endswith(" avg")}
-    return {"accuracy": accuracy, **averages, "types": types}
+    return {
+        "accuracy": sum(tag == other for tag, other in pairs) / max(len(pairs), 1),
+        **{name: of(f"{name} avg") for name in AVERAGES},
+        "classes": {name: of(name) for name in report if not name.endswith(" avg")},
+    }
+
+
+def headline(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """``accuracy``, ``micro_f1``, ``macro_f1`` and ``weighted_f1`` of the above, ``prefix`` before each name."""
+    averages = {f"{prefix}{name}_f1": metrics[name]["f1"] for name in AVERAGES}
+    return {f"{prefix}accuracy": metrics["accuracy"], **averages}
 
 
 def _check_same_sentences(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:
@@ -122,9 +139,9 @@ def _check_same_sentences(gold: Sequence[Sequence[str]], predicted: Sequence[Seq
 
 
 def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> np.ndarray:
-    """``(sentences, 3)`` int: of each sentence the entities found and right, found, and to be found.
+    """``(sentences, 3)`` int: of each sentence the correct, the predicted and the gold entities.
 
-    Entities are those of :func:`tagging_figures`, whose micro F1 is ``2 r / (f + g)`` of the sums r, f and g over sentences.
+    Entities are those of :func:`tagging_metrics`, whose micro F1 is ``2 c / (p + g)`` of the sums c, p and g over sentences.
 
     Args:
       gold, predicted: BIO tags of each sentence, of equal lengths.
@@ -137,11 +154,9 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
       >>> metrics.entity_counts([["B-per", "O", "B-geo"]], [["B-per", "O", "O"]]).tolist()
       [[1, 1, 2]]
     """
-    from colnorm.data.schemes import entities
-
     _check_same_sentences(gold, predicted)
-    sets = [(set(entities(right)), set(entities(found))) for right, found in zip(gold, predicted, strict=True)]
-    return np.array([(len(right & found), len(found), len(right)) for right, found in sets], int).reshape(-1, 3)
+    sets = [(set(entities(tags)), set(entities(others))) for tags, others in zip(gold, predicted, strict=True)]
+    return np.array([(len(of_gold & found), len(found), len(of_gold)) for of_gold, found in sets], int).reshape(-1, 3)
 
 
 def calibration(probabilities: ArrayLike, right: ArrayLike, bins: int = 10) -> dict[str, Any]:

@@ -42,7 +42,33 @@ Array = jax.Array
 Dtype = Any
 
 
-class BatchNorm(nn.Module):
+class _Layer(nn.Module):
+    """The fields of every layer."""
+
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+
+
+class _Running(nn.Module):
+    """The fields of layers with running statistics, which come before those of every layer."""
+
+    use_running_average: bool | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    axis_name: str | tuple[str, ...] | None = None
+
+
+class _Grouped(nn.Module):
+    """The field of :class:`GroupNorm` that comes before those of every layer."""
+
+    num_groups: int = 16
+
+
+# Of several bases a dataclass takes the fields of the last one first, and each field at its first place.
+class BatchNorm(_Layer, _Running):
     """Batch normalization (Ioffe and Szegedy, 2015, https://arxiv.org/abs/1502.03167).
 
     In training the statistics are those of the batch, per channel over all other axes, and the running statistics become
@@ -75,15 +101,6 @@ class BatchNorm(nn.Module):
       0.2
     """
 
-    use_running_average: bool | None = None
-    momentum: float = 0.9
-    epsilon: float = 1e-5
-    axis_name: str | tuple[str, ...] | None = None
-    use_scale: bool = True
-    use_bias: bool = True
-    dtype: Dtype | None = None
-    param_dtype: Dtype = jnp.float32
-
     @nn.compact
     def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
         """Normalizes ``x (N, *spatial, C)``, batch statistics or running ones; ``mask (N, *spatial)``. Returns x's shape."""
@@ -94,7 +111,7 @@ class BatchNorm(nn.Module):
         return _zero_masked(_normalize_batch(self, x, scale, bias, where, average), where).astype(dtype)
 
 
-class BatchInstanceNorm(nn.Module):
+class BatchInstanceNorm(_Layer, _Running):
     """Batch-instance normalization (Nam and Kim, 2018, https://arxiv.org/abs/1805.07925).
 
     ``y = (gate * batch_normalized + (1 - gate) * instance_normalized) * scale + bias`` with one gate per channel in [0, 1],
@@ -124,15 +141,6 @@ class BatchInstanceNorm(nn.Module):
       [-1.0, 1.0, -1.0, 1.0]
     """
 
-    use_running_average: bool | None = None
-    momentum: float = 0.9
-    epsilon: float = 1e-5
-    axis_name: str | tuple[str, ...] | None = None
-    use_scale: bool = True
-    use_bias: bool = True
-    dtype: Dtype | None = None
-    param_dtype: Dtype = jnp.float32
-
     @nn.compact
     def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
         """Normalizes ``x (N, *spatial, C)`` with at least one spatial axis; ``mask (N, *spatial)``. Returns x's shape."""
@@ -151,7 +159,7 @@ class BatchInstanceNorm(nn.Module):
         return _zero_masked(y, where).astype(dtype)
 
 
-class InstanceNorm(nn.Module):
+class InstanceNorm(_Layer):
     """Instance normalization (Ulyanov et al., 2016, https://arxiv.org/abs/1607.08022).
 
     Statistics over the spatial axes, per example and channel, in training and evaluation alike. Attributes ``epsilon``,
@@ -166,12 +174,6 @@ class InstanceNorm(nn.Module):
       [-1.0, 1.0, -1.0, 1.0]
     """
 
-    epsilon: float = 1e-5
-    use_scale: bool = True
-    use_bias: bool = True
-    dtype: Dtype | None = None
-    param_dtype: Dtype = jnp.float32
-
     @nn.compact
     def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
         """Normalizes ``x (N, *spatial, C)`` with at least one spatial axis; ``mask (N, *spatial)``. Returns x's shape."""
@@ -179,7 +181,7 @@ class InstanceNorm(nn.Module):
         return _normalize_example(self, x, where, groups=x.shape[-1])
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(_Layer):
     """Layer normalization (Ba et al., 2016, https://arxiv.org/abs/1607.06450), as images use it.
 
     Statistics over all axes but the first, per example; scale and bias per channel. In a ``(B, T, C)`` array of sequences
@@ -195,12 +197,6 @@ class LayerNorm(nn.Module):
       [-1.0, 1.0, -1.0, 1.0]
     """
 
-    epsilon: float = 1e-5
-    use_scale: bool = True
-    use_bias: bool = True
-    dtype: Dtype | None = None
-    param_dtype: Dtype = jnp.float32
-
     @nn.compact
     def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
         """Normalizes ``x (N, *spatial, C)``; ``mask (N, *spatial)``. Returns x's shape."""
@@ -208,7 +204,7 @@ class LayerNorm(nn.Module):
         return _normalize_example(self, x, where, groups=1)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(_Layer, _Grouped):
     """Group normalization (Wu and He, 2018, https://arxiv.org/abs/1803.08494).
 
     The channels are cut into ``num_groups`` runs of equal length; statistics over the spatial axes and one run, per
@@ -223,13 +219,6 @@ class GroupNorm(nn.Module):
       >>> [round(value, 2) for value in y.ravel().tolist()]
       [-1.0, 1.0, -1.0, 1.0]
     """
-
-    num_groups: int = 16
-    epsilon: float = 1e-5
-    use_scale: bool = True
-    use_bias: bool = True
-    dtype: Dtype | None = None
-    param_dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, use_running_average: bool | None = None, mask: Array | None = None) -> Array:
@@ -350,24 +339,24 @@ def _standardize_forward(over: _Over, x: Array, scale: Array, bias: Array, where
     d = _zero_masked(x - shift, where)
     var = square - rest * rest
     var = jnp.where(var < 0, jnp.zeros_like(var), var)  # rounding; jnp.maximum would halve the curvature of constant input
-    factor = jax.lax.rsqrt(var + over.epsilon)
-    y = (d - rest) * (factor * scale) + bias
-    return (y, _Moments(shift + rest, var, counted)), (x, scale, where, shift, rest, factor, divisor)
+    rstd = jax.lax.rsqrt(var + over.epsilon)
+    y = (d - rest) * (rstd * scale) + bias
+    return (y, _Moments(shift + rest, var, counted)), (x, scale, where, shift, rest, rstd, divisor)
 
 
 def _standardize_backward(over: _Over, saved: Any, cotangents: tuple[Array, _Moments]) -> tuple[Array, Array, Array, None]:
     r"""With ``n`` the normalized input, ``g`` the cotangent times scale, and means as the statistics are taken:
     ``dx = (g - mean(g) - n mean(g n)) / sqrt(var + epsilon)``.
     """
-    x, scale, where, shift, rest, factor, divisor = saved
+    x, scale, where, shift, rest, rstd, divisor = saved
     gradient = _zero_masked(cotangents[0], where)
     # The parameters' gradients are the same sums, over the batch.
     by_bias = over.channel_sums(gradient)
     (again,) = jax.lax.optimization_barrier((shift,))
-    by_scale = (over.channel_sums(gradient * (x - again)) - by_bias * rest) * factor
+    by_scale = (over.channel_sums(gradient * (x - again)) - by_bias * rest) * rstd
     centred = x - shift - rest
     mean, mean_normalized = (total / divisor for total in over.pool(by_bias * scale, by_scale * scale))
-    dx = gradient * (factor * scale) - centred * (factor * factor * mean_normalized) - factor * mean
+    dx = gradient * (rstd * scale) - centred * (rstd * rstd * mean_normalized) - rstd * mean
     return _zero_masked(dx, where), jnp.sum(by_scale, 0, keepdims=True), jnp.sum(by_bias, 0, keepdims=True), None
 
 
@@ -398,7 +387,7 @@ def _normalize_batch(
     return y
 
 
-def _normalize_example(module: Any, x: Array, where: Array | None, groups: int) -> Array:
+def _normalize_example(module: _Layer, x: Array, where: Array | None, groups: int) -> Array:
     """The layers without running statistics: each example's own, over ``groups`` runs of channels."""
     scale, bias, dtype = _scale_and_bias(module, x)
     x = _zero_masked(x.astype(_wide(x, dtype)), where)
@@ -406,7 +395,7 @@ def _normalize_example(module: Any, x: Array, where: Array | None, groups: int) 
     return _zero_masked(y, where).astype(dtype)
 
 
-def _scale_and_bias(module: Any, x: Array) -> tuple[Array | None, Array | None, Dtype]:
+def _scale_and_bias(module: _Layer, x: Array) -> tuple[Array | None, Array | None, Dtype]:
     """The parameters, None where unused, and the dtype of the result."""
 
     def parameter(used: bool, name: str, initializer: Callable) -> Array | None:

@@ -15,13 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from colnorm import crf
+from colnorm.characters import CharacterReader
 from colnorm.data.vocabulary import NUM_SHAPES, UNKNOWN
 from colnorm.recurrent import LSTM, Bidirectional, LayerNormLSTM
 
 Array = jax.Array
-
-BLOCK = 256
-"""Distinct words that the CPU spells at a time."""
 
 INPUTS = ("words", "lengths", "characters", "character_lengths", "shapes")
 """What a tagger may read of a batch."""
@@ -121,7 +119,9 @@ class Tagger(nn.Module):
             words = jnp.where(self._draw(positions, self.word_dropout, words.shape[1:]), UNKNOWN, words)
         inputs = [nn.Embed(self.num_words, self.word_features, dtype=self.dtype, name="word_embedding")(words)]
         if self.num_characters:
-            inputs.append(self._spell(characters, character_lengths))
+            reader = CharacterReader(self.num_characters, self.character_features, self.character_hidden, self.dtype)
+            nn.share_scope(self, reader)  # character_embedding and character_lstm are parameters of the tagger itself
+            inputs.append(reader(characters, character_lengths))
         if self.shape_features:
             inputs.append(nn.Embed(NUM_SHAPES, self.shape_features, dtype=self.dtype, name="shape_embedding")(shapes))
         x = self._drop(jnp.concatenate(inputs, -1), positions, train)  # (B, T, D)
@@ -136,53 +136,6 @@ class Tagger(nn.Module):
             return emissions, None
         chain = crf.LinearChainCRF(len(self.tag_names), name="crf")()
         return emissions, crf.constrain(chain, self.tag_names) if self.constrained else chain
-
-    def _spell(self, characters: Any, lengths: Any) -> Array:
-        """The last states of the character BiLSTM, ``(B, T, 2 character_hidden)``; zeros for a word of no characters.
-
-        Each distinct word is read once. Longest first, the words form blocks, each of which is read up to a quarter, a half
-        or all of the padded word length, whichever holds its words; blocks without a word are skipped. What the blocks keep
-        for the gradient would be larger than all else, so that they are computed again.
-        """
-        make_embedding = partial(nn.Embed, self.num_characters, self.character_features, dtype=self.dtype)
-        make_layer = partial(Bidirectional, partial(LSTM, self.character_hidden, dtype=self.dtype))
-        embedding, layer = make_embedding(name="character_embedding"), make_layer(name="character_lstm")
-        batch, time, longest = characters.shape
-        if self.is_initializing():
-            layer(embedding(characters[0].astype(jnp.int32)))
-        # Transformations of JAX take functions of arrays, hence modules apart from this one.
-        stored: Any = self.variables["params"]
-        params = {name: {"params": stored[name]} for name in ("character_embedding", "character_lstm")}
-        embedding, layer = make_embedding(parent=None), make_layer(parent=None)
-
-        def read(size: int, params: Any, characters: Array, lengths: Array) -> Array:
-            x = embedding.apply(params["character_embedding"], characters[:, :size])
-            result: Any = layer.apply(params["character_lstm"], x, lengths, return_carry=True)
-            _, ((forward, _), (backward, _)) = result
-            return jnp.concatenate([forward, backward], -1)
-
-        sizes = sorted({-(-longest // 4), -(-longest // 2), longest})
-        readers = [partial(read, size) for size in sizes]
-
-        def skip(params: Any, characters: Array, lengths: Array) -> Array:
-            of_one = jax.eval_shape(readers[0], params, characters, lengths)
-            return jnp.zeros(of_one.shape, of_one.dtype)
-
-        @partial(jax.checkpoint, prevent_cse=False)
-        def read_block(params: Any, characters: Array, lengths: Array) -> Array:
-            needed = jnp.sum(jnp.max(lengths) > jnp.asarray([0, *sizes[:-1]]))  # 0: skip
-            return jax.lax.switch(needed, [skip, *readers], params, characters, lengths)
-
-        characters, lengths = (
-            jnp.asarray(characters, jnp.int32).reshape(-1, longest),
-            jnp.asarray(lengths, jnp.int32).reshape(-1),
-        )
-        first, group, lengths = distinct_words(characters, lengths)
-        rows = min(BLOCK if jax.default_backend() == "cpu" else -(-len(first) // 2), len(first))
-        blocks = -(-len(first) // rows)
-        first, lengths = (jnp.pad(values, (0, blocks * rows - len(first))).reshape(blocks, rows) for values in (first, lengths))
-        states = jax.lax.map(lambda block: read_block(params, characters[block[0]], block[1]), (first, lengths))
-        return states.reshape(blocks * rows, -1)[group].reshape(batch, time, -1)
 
     def _draw(self, positions: Array, rate: float, shape: tuple[int, ...]) -> Array:
         """True with probability ``rate``, ``(B, *shape)``; each sentence's draw depends on its position alone."""
@@ -333,30 +286,6 @@ def with_word_vectors(params: Any, matrix: np.ndarray, found: np.ndarray) -> Any
         )
     embedding = jnp.where(jnp.asarray(found)[:, None], jnp.asarray(matrix, old.dtype), old)
     return {**params, "word_embedding": {"embedding": embedding}}
-
-
-def distinct_words(characters: Array, lengths: Array) -> tuple[Array, Array, Array]:
-    """Finds equal words.
-
-    Args:
-      characters: ids ``(N, L)``, which count past a word's length too.
-      lengths: ``(N,)``.
-
-    Returns:
-      ``first (N,)``, the place of a word of each group of equal ones, the longest first; ``group (N,)``, so that
-      ``first[group]`` is a place of an equal word; and ``lengths[first]``. Where there are fewer groups, 0 fills up ``first``
-      and these lengths. Equal words may fall into several groups where hashes collide; different ones never into the same.
-    """
-    rows = jnp.concatenate([characters, lengths[:, None]], 1)
-    factors = np.random.default_rng(0).integers(1, 2**32, (2, rows.shape[1]), np.uint32) | 1
-    hashes = jnp.sum(rows.astype(jnp.uint32)[None] * jnp.asarray(factors)[:, None], -1, dtype=jnp.uint32)  # (2, N), modulo 2^32
-    order = jnp.lexsort((hashes[0], hashes[1], -lengths))
-    ordered = rows[order]
-    new = jnp.concatenate([jnp.ones(1, bool), jnp.any(ordered[1:] != ordered[:-1], -1)])
-    number = jnp.cumsum(new.astype(jnp.int32)) - 1
-    group = jnp.zeros_like(number).at[order].set(number)
-    first = jnp.zeros_like(order).at[number].set(order)
-    return first, group, jnp.where(jnp.arange(len(rows)) <= number[-1], lengths[first], 0)
 
 
 def _check_given(name: str, given: bool, read: bool) -> None:

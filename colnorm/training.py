@@ -183,38 +183,6 @@ def eval_step(
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
 
-def shuffled_batches(num_examples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """The epoch's permutation cut into ``(steps, batch_size)``; what is left over at its end is dropped.
-
-    Raises:
-      ValueError: fewer examples than one batch.
-
-    Example:
-      >>> from colnorm import training
-      >>> training.shuffled_batches(10, 4, seed=0, epoch=1).shape
-      (2, 4)
-    """
-    steps = num_examples // batch_size
-    if steps < 1:
-        raise ValueError(f"a batch of {batch_size} can't be drawn from {num_examples} training examples")
-    order = np.random.default_rng((seed, epoch)).permutation(num_examples)
-    return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
-
-
-def padded_batches(num_examples: int, batch_size: int) -> np.ndarray:
-    """All examples in order, ``(steps, batch_size)``, filled up with -1: each is counted exactly once.
-
-    Example:
-      >>> from colnorm import training
-      >>> training.padded_batches(5, 3).tolist()
-      [[0, 1, 2], [3, 4, -1]]
-    """
-    steps = math.ceil(num_examples / batch_size)
-    indices = np.full(steps * batch_size, -1, np.int32)
-    indices[:num_examples] = np.arange(num_examples)
-    return indices.reshape(steps, batch_size)
-
-
 class Engine(Protocol):
     """Where steps run: on one device here, on several in :mod:`colnorm.parallel`. Both drive an epoch in either way.
 

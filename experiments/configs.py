@@ -1,7 +1,4 @@
-"""Every number of the study: a frozen dataclass per task, and a named preset for each row of the report.
-
-What the report states is taken over as it is; what it leaves open is chosen here and marked "ours".
-"""
+"""What can be asked of a training: a frozen dataclass for each task. Types and ranges are checked wherever one is made."""
 
 import dataclasses
 import reprlib
@@ -28,7 +25,7 @@ Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 
 
 @dataclass(frozen=True, config=CHECKED)
-class CifarConfig:
+class ImageConfig:
     """A ResNet on images. Rates are per step, epochs count from 1."""
 
     normalization: Normalization = "bn"
@@ -88,61 +85,8 @@ class CifarConfig:
     """Devices to split each batch over; all by default. On a CPU this many virtual ones are made (by default one a core)."""
 
 
-# The report's rows (1.1 to 1.2.6). Its normalizations are "applied just before the activation in all these cases", so after
-# the addition. There its learning rate of 1 works; with the norm before the addition, 1 throws bn, in and bin to chance.
-# Ours: patience 10 and 100 epochs at most, the early-stopping rule being unstated.
-_REPORT = CifarConfig(norm_placement="after_addition", momentum=0.9, weight_decay=1e-4, batch_size=128)
-_BN = dataclasses.replace(_REPORT, normalization="bn", learning_rate=1.0, schedule="decay", decay_factor=0.96)
-_GN = dataclasses.replace(_REPORT, normalization="gn", learning_rate=0.1, schedule="step", decay_epochs=(20,))
-
-# The same network trained as one would today. All ours.
-_MODERN = CifarConfig(
-    epochs=100,
-    schedule="cosine",
-    warmup_epochs=5,
-    nesterov=True,
-    weight_decay=5e-4,
-    decay_vectors=False,
-    crop_padding=4,
-    flip=True,
-    label_smoothing=0.1,
-    patience=None,
-)
-
-CIFAR_PRESETS: dict[str, tuple[str, CifarConfig]] = {
-    "nn": ("1.1: no normalization", dataclasses.replace(_REPORT, normalization="nn", learning_rate=0.001)),
-    "bn": ("1.2.1: batch normalization", _BN),
-    "in": (
-        "1.2.1: instance normalization",
-        dataclasses.replace(_REPORT, normalization="in", learning_rate=1.0, schedule="step", decay_epochs=(50,)),
-    ),
-    "bin": (
-        "1.2.1: batch-instance normalization",
-        dataclasses.replace(_REPORT, normalization="bin", learning_rate=1.0, schedule="step", decay_epochs=(30,)),
-    ),
-    "ln": ("1.2.1: layer normalization", dataclasses.replace(_REPORT, normalization="ln", learning_rate=0.01)),
-    "gn": ("1.2.1: group normalization, 16 groups", _GN),
-    "flax_bn": ("1.2.4: Flax's own batch normalization", dataclasses.replace(_BN, normalization="flax_bn")),
-    # Ours: learning rates scaled with the batch size (Goyal et al. 2017), which the report doesn't state.
-    "bn_batch8": ("1.2.6: bn at batch size 8", dataclasses.replace(_BN, batch_size=8, learning_rate=1.0 * 8 / 128)),
-    "gn_batch8": ("1.2.6: gn at batch size 8", dataclasses.replace(_GN, batch_size=8, learning_rate=0.1 * 8 / 128)),
-    **{
-        f"modern_{config.normalization}": (f"{config.normalization} with augmentation, warm-up and cosine schedule", config)
-        for config in (
-            dataclasses.replace(_MODERN, normalization="nn", learning_rate=0.02, clip_global_norm=1.0),
-            dataclasses.replace(_MODERN, normalization="bn", learning_rate=0.2),
-            dataclasses.replace(_MODERN, normalization="in", learning_rate=0.1),
-            dataclasses.replace(_MODERN, normalization="bin", learning_rate=0.2, gate_multiplier=10.0),
-            dataclasses.replace(_MODERN, normalization="ln", learning_rate=0.1, clip_global_norm=1.0),
-            dataclasses.replace(_MODERN, normalization="gn", learning_rate=0.1, clip_global_norm=1.0),
-            dataclasses.replace(_MODERN, normalization="flax_bn", learning_rate=0.2),
-        )
-    },
-}
-
-
 @dataclass(frozen=True, config=CHECKED)
-class NerConfig:
+class TaggingConfig:
     """A sequence tagger. Rates are per step, epochs count from 1."""
 
     data: str = "sample"
@@ -221,50 +165,6 @@ class NerConfig:
     """Of parameters, order, dropout, and the split of a csv."""
     devices: Count | None = None
     """Devices to split each batch over; all by default. On a CPU this many virtual devices are made (1 by default)."""
-
-
-# The report's rows (2.1.1 to 2.2): SGD 0.01, momentum 0.9, decay 1e-4, clipping at 5, batch 128, 100 word features. Ours, being
-# unstated: 100 LSTM features a direction, 25 + 25 for characters, dropout 0.5, the loss summed over a sentence and averaged
-# over sentences, 60 epochs at most with patience 5. Its 2.2 doesn't say what lies under the CRF: the tagger of 2.1.3 here.
-_NER = NerConfig(dropout=0.5)
-_CHAR = dataclasses.replace(_NER, characters=True)
-_CRF = dataclasses.replace(_CHAR, head="crf")
-
-# The presets whose word embeddings start from GloVe: --glove names the file.
-NEEDS_GLOVE = frozenset({"glove", "char", "layer_norm", "crf", "crf_layer_norm"})
-
-NER_PRESETS: dict[str, tuple[str, NerConfig]] = {
-    "random": ("2.1.1: BiLSTM, random word embeddings", _NER),
-    "glove": ("2.1.2: BiLSTM, GloVe", _NER),
-    "char": ("2.1.3: GloVe and a character BiLSTM", _CHAR),
-    "layer_norm": (
-        "2.1.4: char with layer normalization of the cell's output",
-        dataclasses.replace(_CHAR, layer_norm="output"),
-    ),
-    "crf": ("2.2: char with a linear-chain CRF", _CRF),
-    "crf_layer_norm": ("crf with layer normalization of the cell's output", dataclasses.replace(_CRF, layer_norm="output")),
-    "best": (
-        "everything on, tuned on validation data",
-        NerConfig(
-            characters=True,
-            shape_features=8,
-            hidden=128,
-            layer_norm="gates",
-            head="crf",
-            dropout=0.5,
-            word_dropout=0.05,
-            fold_digits=True,
-            epochs=15,
-            optimizer="adam",
-            learning_rate=2e-3,
-            schedule="cosine",
-            warmup_epochs=1,
-            weight_decay=1e-4,
-            average_decay=0.999,
-            patience=None,
-        ),
-    ),
-}
 
 
 def from_stored(kind: type[T], stored: Mapping[str, Any], where: str) -> T:

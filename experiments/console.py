@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from colnorm.metrics import AVERAGES, RATIOS
+
 
 class EpochProgress:
     """A live bar over the steps of all epochs, and a line for each epoch that stays; lines alone where output is a file."""
@@ -45,16 +47,16 @@ class EpochProgress:
         described = f"epoch {epoch}/{self._epochs}" + ("" if loss is None else f"  loss {loss:.4f}")
         self._progress.update(self._task, completed=(epoch - 1) * self._steps + number, description=described)
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
+    def epoch(self, line: Mapping[str, Any]) -> None:
         """An epoch is done and stored."""
-        self._progress.update(self._task, completed=record["epoch"] * self._steps)
+        self._progress.update(self._task, completed=line["epoch"] * self._steps)
         shown = {"loss": "loss {:.4f}", "accuracy": "acc {:.2%}", "micro_f1": "micro F1 {:.2%}", "macro_f1": "macro F1 {:.2%}"}
-        line = f"epoch {record['epoch']:3d}/{self._epochs}"
+        told = f"epoch {line['epoch']:3d}/{self._epochs}"
         for split in ("train", "validation"):
-            parts = [text.format(record[f"{split}_{name}"]) for name, text in shown.items() if f"{split}_{name}" in record]
-            line += f"  {split} {' '.join(parts)}"
-        compiled = f" ({record['compile_seconds']:.1f} s of them compiling)" if record["compile_seconds"] >= 0.1 else ""
-        self.note(f"{line}  lr {record['learning_rate']:.4g}  {record['seconds']:.1f} s{compiled}")
+            parts = [text.format(line[f"{split}_{name}"]) for name, text in shown.items() if f"{split}_{name}" in line]
+            told += f"  {split} {' '.join(parts)}"
+        compiled = f" ({line['compile_seconds']:.1f} s of them compiling)" if line["compile_seconds"] >= 0.1 else ""
+        self.note(f"{told}  lr {line['learning_rate']:.4g}  {line['seconds']:.1f} s{compiled}")
 
     def note(self, text: str) -> None:
         """A line that stays."""
@@ -67,30 +69,17 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=140, markup=False)
 
 
-def figures_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
-    """A table of fractions as percentages: a row for each key of ``rows``, a column for each figure."""
-    table = Table(title=title)
-    table.add_column("")
-    columns = list(next(iter(rows.values())))
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
-    for name, values in rows.items():
-        table.add_row(name, *(f"{values[column]:.2%}" for column in columns))
-    return table
-
-
-def entities_table(figures: Mapping[str, Any]) -> Table:
-    """Precision, recall, F1 and support of each entity type and of the averages, out of tagging figures."""
+def classes_table(metrics: Mapping[str, Any]) -> Table:
+    """Precision, recall, F1 and support of each class and of the averages, out of the metrics of a split."""
     table = Table()
     table.add_column("")
     for column in ("precision", "recall", "F1", "support"):
         table.add_column(column, justify="right")
-    rows = {**figures["types"], **{f"{name} average": figures[name] for name in ("micro", "macro", "weighted")}}
+    rows = {**metrics["classes"], **{f"{name} average": metrics[name] for name in AVERAGES}}
     for number, (name, values) in enumerate(rows.items()):
-        if number == len(figures["types"]):
+        if number == len(metrics["classes"]):
             table.add_section()
-        ratios = (f"{values[key]:.2%}" for key in ("precision", "recall", "f1"))
-        table.add_row(name, *ratios, f"{values['support']:,}")
+        table.add_row(name, *(f"{values[key]:.2%}" for key in RATIOS), f"{values['support']:,}")
     return table
 
 
@@ -110,9 +99,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def histories_json(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The records of several runs as JSON, a line an epoch, as in metrics.jsonl: readable, and small in a diff."""
+    """The lines of several runs as JSON, a line an epoch, as in metrics.jsonl: readable, and small in a diff."""
     runs = (
-        f"{json.dumps(name)}: [\n" + ",\n".join(json.dumps(record) for record in history) + "\n]"
+        f"{json.dumps(name)}: [\n" + ",\n".join(json.dumps(line) for line in history) + "\n]"
         for name, history in histories.items()
     )
     return "{\n" + ",\n".join(runs) + "\n}\n"

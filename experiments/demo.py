@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.configs import CIFAR_PRESETS, NER_PRESETS
+from experiments import compare, console, evaluate, tag, train
+from experiments.presets import PRESETS
 
 RUNS = Path("runs") / "demo"
 VARIANTS = ("nn", "bn", "in", "bin", "ln", "gn")
@@ -21,8 +22,6 @@ TEXT = (
 
 def main() -> int:
     """Trains and evaluates everything: tables, pictures, tagged sentences, and where it all is."""
-    from experiments import console
-
     began = time.perf_counter()
     screen = console.make_console()
     images = train_images()
@@ -30,8 +29,8 @@ def main() -> int:
     runs = ", ".join(map(str, [*images, tagger]))
     screen.print(f"run directories, each with curves.png and evaluation.json: {runs}", soft_wrap=True)
     screen.print(
-        f"done in {time.perf_counter() - began:.0f} s; next: python -m experiments.train_cifar --help, "
-        f"python -m experiments.train_ner --help, python -m experiments.tag {tagger} 'Your text.'",
+        f"done in {time.perf_counter() - began:.0f} s; next: python -m experiments.train --help, "
+        f"python -m experiments.tag {tagger} 'Your text.'",
         soft_wrap=True,
     )
     return 0
@@ -39,29 +38,23 @@ def main() -> int:
 
 def train_images() -> list[Path]:
     """Six normalizations of a small ResNet, compared; returns the run directories."""
-    from experiments import compare_cifar, evaluate_cifar
-    from experiments.train_cifar import train
-
     runs = []
     for variant in VARIANTS:
         # The modern recipe without mirrored images: a mirrored 2 is no digit.
         config = dataclasses.replace(
-            CIFAR_PRESETS[f"modern_{variant}"][1], data="digits", n=1, epochs=6, warmup_epochs=1, batch_size=32, flip=False
+            PRESETS[f"modern_{variant}"].config, data="digits", n=1, epochs=6, warmup_epochs=1, batch_size=32, flip=False
         )
-        runs.append(train(config, RUNS / variant, overwrite=True))
-        evaluate_cifar.evaluate(evaluate_cifar.Command(runs[-1]), quiet=True)
+        runs.append(train.train(config, RUNS / variant, overwrite=True))
+        evaluate.evaluate(evaluate.Command(runs[-1]), quiet=True)
     title = "ResNet-8 on 1,797 handwritten digits, the best validation epoch of each"
-    compare_cifar.compare(compare_cifar.Command(tuple(runs), RUNS, title))
+    compare.compare(compare.Command(tuple(runs), RUNS, title))
     return runs
 
 
 def train_tagger() -> Path:
     """A BiLSTM-CRF with characters on the sample grammar, evaluated and tried on three sentences; returns its directory."""
-    from experiments import evaluate_ner, tag
-    from experiments.train_ner import train
-
     config = dataclasses.replace(
-        NER_PRESETS["best"][1],
+        PRESETS["best"].config,
         hidden=64,
         layer_norm=None,
         buckets=2,
@@ -70,8 +63,8 @@ def train_tagger() -> Path:
         learning_rate=5e-3,
         average_decay=0.99,
     )
-    run = train(config, RUNS / "tagger", overwrite=True)
-    evaluate_ner.evaluate(evaluate_ner.Command(run))
+    run = train.train(config, RUNS / "tagger", overwrite=True)
+    evaluate.evaluate(evaluate.Command(run))
     tag.run(tag.Command(run, (TEXT,)))
     tag.run(tag.Command(run, (TEXT,), format="html", output=run / "tagged.html"))
     return run

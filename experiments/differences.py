@@ -33,8 +33,8 @@ def differences(results: Mapping[str, Any]) -> list[str]:
             "positive is a false negative of another class, so that the two are the same number; ours are.",
             "Its group normalization is said to stop at epoch 20, after which its learning rate was to drop.",
         ]
-    if "taggers" in tasks:
-        counted = {seed["entities"] for row in results["rows"] for seed in row["seeds"] if row["task"] == "taggers"}
+    if "tagging" in tasks:
+        counted = {seed["supports"] for row in results["rows"] for seed in row["seeds"] if row["task"] == "tagging"}
         if counted and "demo" not in scales:
             here = " or ".join(f"{count:,}" for count in sorted(counted))
             texts.append(f"The report's data have 144,919 entities, these {here}; and who splits otherwise tests otherwise.")
@@ -47,6 +47,6 @@ def differences(results: Mapping[str, Any]) -> list[str]:
         "Unstated there and ours: patience, LSTM and character sizes, dropout, what the loss is averaged over. "
         "experiments/configs.py marks every such choice."
     )
-    if "taggers" in tasks:
+    if "tagging" in tasks:
         texts.append("But for the five of its CRF it doesn't say how many epochs its taggers were trained.")
     return texts

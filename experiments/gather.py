@@ -1,21 +1,20 @@
-"""What the runs of the study came to: reads their records into one structure that pages are written from."""
+"""What the runs of the study came to: reads their summaries into one structure that the page is written from."""
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from colnorm.metrics import headline
 from experiments import published, significance
+from experiments.configs import ImageConfig
 from experiments.job import Job
-from experiments.study import IMAGE_ORDER, IMAGE_SAMENESS, PLACEMENTS, SCALES, TAGGER_CLAIMS, Row
-
-NOTHING: dict[str, Any] = {"report": {}, "epoch": None, "peers": {}, "types": {}}  # published of a row
+from experiments.study import IMAGE_ORDER, IMAGE_SAMENESS, PLACEMENTS, SCALES, TAGGER_CLAIMS
 
 
 def gather(jobs: Sequence[Job]) -> dict[str, Any]:
-    """Everything that the page says, from the records of jobs: finished ones, failed ones and those still to come.
+    """Everything that the page says, from the summaries of jobs: finished ones, failed ones and those still to come.
 
     Returns:
       JSON: ``rows``, each with its ``scale`` and its ``seeds``; ``order``, ``sameness`` and ``claims``, the report's statements
@@ -24,27 +23,22 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
     rows = []
     for name in dict.fromkeys(job.row.name for job in jobs):
         of_row = [job for job in jobs if job.row.name == name]
-        row, scale = of_row[0].row, of_row[0].scale
+        row, scale, config = of_row[0].row, of_row[0].scale, of_row[0].config
         seeds = [_read_seed(job) for job in of_row if job.is_finished]
-        failures = {str(job.seed): job.failure for job in of_row if job.failure is not None}
-        # Beside figures of other data, the report's would say nothing.
+        # Beside metrics of other data, the report's would say nothing.
         comparable = scale != "demo" and all(seed["has_published_data"] for seed in seeds)
         rows.append(
             {
-                "name": name,
-                "section": row.section,
-                "title": row.title,
-                "task": row.task,
-                "chapter": row.chapter,
+                **{key: getattr(row, key) for key in ("name", "section", "title", "task", "chapter")},
                 "scale": scale,
                 "command": of_row[0].shown_command,
-                "epochs_at_most": row.config(scale).epochs,
-                "batch_size": row.config(scale).batch_size,
+                "epochs_at_most": config.epochs,
+                "batch_size": config.batch_size,
                 "seeds": seeds,
-                "failures": failures,
-                "figures": summarize([seed["figures"] for seed in seeds]),
-                "types": summarize_types(seeds),
-                "published": published_figures(row) if comparable else NOTHING,
+                "failures": {str(job.seed): job.failure for job in of_row if job.failure is not None},
+                "metrics": summarize([seed["metrics"] for seed in seeds]),
+                "classes": summarize_classes(seeds) if row.task == "tagging" else {},
+                "published": (published.of_row(row) if comparable else published.NOTHING)._asdict(),
             }
         )
     return {
@@ -59,35 +53,29 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
 
 def _read_seed(job: Job) -> dict[str, Any]:
     try:
-        return read_seed(job.read_record(), job.seed, job.row.task)
+        return read_seed(job.read_summary(), job.seed, job.row.task)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"{job.record} is damaged: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{job.summary} is damaged: {type(error).__name__}: {error}") from error
 
 
 def read_seed(of_run: Mapping[str, Any], seed: int, task: str) -> dict[str, Any]:
-    """The figures of one run, from its record."""
+    """The metrics of one run, from its summary: ``test_accuracy`` and the like."""
     evaluated, history = of_run["evaluation"], of_run["history"]
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for split, values in evaluated["splits"].items():
-        figures[f"{split} loss"] = values["loss"]
-        figures[f"{split} accuracy"] = values["accuracy"]
-        for average in ("micro", "macro", "weighted"):
-            if task == "taggers":
-                figures[f"{split} {average} F1"] = values[average]["f1"]
-            elif average != "weighted":
-                figures[f"{split} {average} F1"] = values[f"{average}_f1"]
-    if task == "taggers":
-        figures["calibration error"] = evaluated["splits"]["test"]["calibration"]["error"]
-    data = of_run["config"]["data"]
+        metrics |= {f"{split}_loss": values["loss"], **headline(values, f"{split}_")}
+    test = evaluated["splits"]["test"]
+    if task == "tagging":
+        metrics["calibration_error"] = test["calibration"]["error"]
     return {
         "seed": seed,
         "best_epoch": evaluated["epoch"],
         "epochs": len(history),
-        "figures": figures,
-        "has_published_data": data == "cifar10" if task == "images" else data.endswith(".csv"),
-        "test_examples": evaluated["splits"]["test"]["examples" if task == "images" else "sentences"],
-        "entities": sum(split["micro"]["support"] for split in evaluated["splits"].values()) if task == "taggers" else None,
-        "test_types": evaluated["splits"]["test"].get("types", {}),
+        "metrics": metrics,
+        "has_published_data": published.is_their_data(of_run["config"]["data"]),
+        "test_examples": test["examples"],
+        "supports": sum(split["micro"]["support"] for split in evaluated["splits"].values()),
+        "test_classes": test["classes"] if task == "tagging" else {},
         "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
         "epoch_seconds": round(float(np.median([epoch["seconds"] for epoch in history])), 2),
         "compile_seconds": round(sum(epoch["compile_seconds"] for epoch in history), 1),
@@ -98,38 +86,19 @@ def read_seed(of_run: Mapping[str, Any], seed: int, task: str) -> dict[str, Any]
 
 
 def summarize(seeds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Mean and standard deviation (n - 1; None for one seed) of every figure over seeds."""
-    if not seeds:
-        return {}
-    figures = {}
-    for name in seeds[0]:
+    """Mean and standard deviation (n - 1; None for one seed) of every metric over seeds."""
+    summarized = {}
+    for name in seeds[0] if seeds else ():
         values = [seed[name] for seed in seeds]
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        figures[name] = {"mean": float(np.mean(values)), "spread": spread}
-    return figures
+        summarized[name] = {"mean": float(np.mean(values)), "spread": spread}
+    return summarized
 
 
-def summarize_types(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """:func:`summarize` of each entity type that is in every seed's test sentences."""
-    types = [name for name in (seeds[0]["test_types"] if seeds else ()) if all(name in seed["test_types"] for seed in seeds)]
-    return {name: summarize([seed["test_types"][name] for seed in seeds]) for name in types}
-
-
-def published_figures(row: Row) -> dict[str, Any]:
-    """The report's figures of a row by our names, and the best that other public implementations came to."""
-    theirs = published.figures()
-    of_report: dict[str, float] = {}
-    stated = theirs["report"][row.task].get(row.name, {})
-    for name in ("accuracy", "micro_f1", "macro_f1", "weighted_f1"):
-        for split, value in zip(("train", "validation", "test"), stated.get(name, ()), strict=False):
-            if not math.isnan(value):
-                of_report[f"{split} {name.replace('_f1', ' F1')}"] = value
-    other = theirs["peers"][row.task].get(row.name.removeprefix("modern_"), {})
-    peers = {"test accuracy": other} if isinstance(other, float) else {}
-    if isinstance(other, dict):
-        peers = {f"test {name} F1": other[f"{name}_f1"] for name in ("micro", "macro") if other}
-    types = theirs["report"]["types"].get(row.name, {})
-    return {"report": of_report, "epoch": stated.get("epoch"), "peers": peers, "types": types}
+def summarize_classes(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """:func:`summarize` of each class that is in every seed's test data."""
+    names = [name for name in (seeds[0]["test_classes"] if seeds else ()) if all(name in s["test_classes"] for s in seeds)]
+    return {name: summarize([seed["test_classes"][name] for seed in seeds]) for name in names}
 
 
 def check_pairs(rows: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -144,7 +113,7 @@ def check_pairs(rows: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, st
         shared = sorted(by_name.get(better, {}).keys() & by_name.get(worse, {}).keys())
         if not shared or size[better] != size[worse]:
             continue
-        first, second = ([by_name[name][seed]["figures"]["test accuracy"] for seed in shared] for name in (better, worse))
+        first, second = ([by_name[name][seed]["metrics"]["test_accuracy"] for seed in shared] for name in (better, worse))
         examples = by_name[better][shared[0]]["test_examples"]
         difference = significance.over_seeds(first, second, examples)
         held = sum(a > b for a, b in zip(first, second, strict=True))
@@ -159,10 +128,11 @@ def compare_placements(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     for pair in PLACEMENTS:
         if not all(name in first for name in pair) or first[pair[0]].scale != first[pair[1]].scale:
             continue
-        histories = [first[name].read_record()["history"] for name in pair]
+        histories = [first[name].read_summary()["history"] for name in pair]
         epochs = min(map(len, histories))
         for name, history in zip(pair, histories, strict=True):
-            config = first[name].row.config(first[name].scale)
+            config = first[name].config
+            assert isinstance(config, ImageConfig)
             accuracies = [epoch["validation_accuracy"] for epoch in history[:epochs]]
             about = {"placement": config.norm_placement.replace("_", " the "), "learning_rate": config.learning_rate}
             compared.append({"row": name, "normalization": config.normalization, **about, "validation_accuracy": accuracies})
@@ -175,12 +145,12 @@ def check_claims(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     Rows of unlike scales are not compared.
     """
     scales = {job.row.name: job.scale for job in jobs}
-    finished = {(job.row.name, job.seed): job for job in jobs if job.is_finished and job.row.task == "taggers"}
+    finished = {(job.row.name, job.seed): job for job in jobs if job.is_finished and job.row.task == "tagging"}
     counts: dict[tuple[str, int], np.ndarray] = {}
 
     def read(key: tuple[str, int]) -> np.ndarray:
         if key not in counts:
-            counts[key] = np.array(finished[key].read_record()["test_counts"])
+            counts[key] = np.array(finished[key].read_summary()["test_counts"])
         return counts[key]
 
     checked = []

@@ -1,43 +1,54 @@
-"""The page of the study: ``index.html``, which needs no other file and no network, and the same as ``RESULTS.md``."""
+"""The page of the study: ``RESULTS.md``, and the same with more pictures as ``index.html``, which needs no other file.
+
+One template, ``page.md``, is both: the second is the first's HTML in the frame of ``page.html``.
+"""
 
 import base64
+import html
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
+from markdown_it import MarkdownIt
 
 from colnorm.data.glove import Coverage
-from colnorm.files import write_text
-from experiments import console, plotting, record
+from colnorm.files import read_json, write_text
+from experiments import console, plotting, summary
 from experiments.differences import differences
+from experiments.images import PERCENTILES
+from experiments.task import TASKS
 
-Records = Mapping[tuple[str, int], Path]
-"""The record of each finished row and seed."""
+Summaries = Mapping[tuple[str, int], Path]
+"""The summary of each finished row and seed."""
 
-# Columns of the tables: figure, heading.
-IMAGE_COLUMNS = {
-    "test accuracy": "test accuracy",
-    "validation accuracy": "validation accuracy",
-    "train accuracy": "train accuracy",
-    "test macro F1": "test macro F1",
-    "test micro F1": "test micro F1",
-}
-TAGGER_COLUMNS = {
-    "test micro F1": "test micro F1",
-    "test macro F1": "test macro F1",
-    "test weighted F1": "test weighted F1",
-    "test accuracy": "test token accuracy",
-    "validation micro F1": "validation micro F1",
+# Columns of the tables: metric, heading.
+COLUMNS = {
+    "images": {
+        "test_accuracy": "test accuracy",
+        "validation_accuracy": "validation accuracy",
+        "train_accuracy": "train accuracy",
+        "test_macro_f1": "test macro F1",
+        "test_micro_f1": "test micro F1",
+    },
+    "tagging": {
+        "test_micro_f1": "test micro F1",
+        "test_macro_f1": "test macro F1",
+        "test_weighted_f1": "test weighted F1",
+        "test_accuracy": "test token accuracy",
+        "validation_micro_f1": "validation micro F1",
+    },
 }
 GROUPS = (
     ("report", "images", "1. Images: the report's rows"),
     ("placement", "images", "The place of the norm at the report's learning rate"),
     ("batches", "images", "Batch sizes"),
     ("modern", "images", "The same networks, trained as one would today"),
-    ("taggers", "taggers", "2. Named entities"),
+    ("tagging", "tagging", "2. Named entities"),
 )
 
 
@@ -57,48 +68,47 @@ TEXTS = {
 }
 
 
-def write(results: Mapping[str, Any], records: Records, output: Path) -> Path:
+def write(results: Mapping[str, Any], summaries: Summaries, output: Path) -> Path:
     """Draws the pictures, writes both pages; returns ``index.html``.
 
     Args:
       results: of :func:`experiments.gather.gather`.
-      records: where the rows' curves come from.
-      output: directory of the pages; pictures go into ``pictures`` below it, those of single rows, which only the first
-        page shows, into ``pictures/rows``.
+      summaries: where the rows' curves come from.
+      output: directory of the pages; pictures go into ``pictures`` below it, those of single rows, which only
+        ``index.html`` shows, into ``pictures/rows``.
     """
-    import jinja2
-
-    folder = output / "pictures"
-    (folder / "rows").mkdir(parents=True, exist_ok=True)
-    pictures = draw(results, records, folder)
+    (output / "pictures" / "rows").mkdir(parents=True, exist_ok=True)
     cost = output / "crf_cost.json"
     context = {
         **results,
         "groups": [group for group in (_group(results["rows"], *names) for names in GROUPS) if group["rows"]],
-        "pictures": pictures,
-        "crf_cost": json.loads(cost.read_text(encoding="utf-8")) if cost.exists() else None,
+        "pictures": draw(results, summaries, output / "pictures"),
+        "crf_cost": read_json(cost) if cost.exists() else None,
         "machines": _machines(results["rows"]),
         "texts": TEXTS,
         "differences": differences(results),
     }
-    for template, name, escape in (("page.html", "index.html", True), ("page.md", "RESULTS.md", False)):
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent),
-            autoescape=escape,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-        )
-        environment.filters |= FILTERS
-        write_text(output / name, environment.get_template(template).render(context))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_escaped,
+    )
+    environment.filters |= FILTERS
+    template = environment.get_template("page.md")
+    write_text(output / "RESULTS.md", template.render(context, in_html=False))
+    body = MarkdownIt("commonmark").enable("table").render(template.render(context, in_html=True))
+    body = re.sub(r'(?<=<img src=")[^"]*', lambda found: _embedded(output / found[0]), body)
+    frame = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    write_text(output / "index.html", frame.replace("BODY", body))
     return output / "index.html"
 
 
 def _group(rows: Sequence[Mapping[str, Any]], key: str, task: str, title: str) -> dict[str, Any]:
     """The rows of a chapter, and the columns of its table."""
-    columns = IMAGE_COLUMNS if task == "images" else TAGGER_COLUMNS
     chosen = [row for row in rows if row["chapter"] == key]
-    return {"key": key, "task": task, "title": title, "columns": columns, "rows": chosen}
+    return {"key": key, "task": task, "title": title, "columns": COLUMNS[task], "rows": chosen}
 
 
 def _machines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -113,85 +123,81 @@ def _machines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 # ----------------------------------------------------------------------------------------------------------- pictures
 
 
-def draw(results: Mapping[str, Any], records: Records, folder: Path) -> dict[str, Path]:
-    """Draws all pictures of what is finished; returns them by name: ``curves of bn`` say, or ``curves of report``."""
+def draw(results: Mapping[str, Any], summaries: Summaries, folder: Path) -> dict[str, str]:
+    """Draws all pictures of what is finished; returns their paths from the page by name, ``bn`` or ``curves of report``."""
     finished = {row["name"]: row for row in results["rows"] if row["seeds"]}
 
     def label(row: Mapping[str, Any]) -> str:
         return row["name"] if len(results["scales"]) == 1 else f"{row['name']}, {row['scale']}"
 
-    opened = {key: record.read(path) for key, path in records.items()}
+    opened = {key: summary.read(path) for key, path in summaries.items()}
     histories = {name: [opened[name, seed["seed"]]["history"] for seed in row["seeds"]] for name, row in finished.items()}
-    evaluated = {name: opened[name, row["seeds"][0]["seed"]]["evaluation"] for name, row in finished.items()}
-    pictures: dict[str, Path] = {}
+    first = {name: opened[name, row["seeds"][0]["seed"]]["evaluation"] for name, row in finished.items()}
 
     def file(name: str) -> Path:
         return folder / f"{name.replace(' ', '-')}.svg"
 
+    drawn: list[Path] = []
     with plotting.reproducible():
         for key, task, title in GROUPS:
             rows = {name: row for name, row in finished.items() if row["chapter"] == key}
             means = {label(row): mean_history(histories[name]) for name, row in rows.items()}
             if len(means) > 1 and max(map(len, means.values())) > 1:  # one epoch makes no curve
-                draw_all = plotting.draw_comparison if task == "images" else plotting.draw_tagging_comparison
-                pictures[f"curves of {key}"] = draw_all(means, file(f"curves of {key}"), f"{title}, means over seeds")
+                path = file(f"curves of {key}")
+                drawn.append(plotting.draw_comparison(means, TASKS[task].curves, path, f"{title}, means over seeds"))
             if means and key == "report":
-                from experiments.cifar import PERCENTILES
-
-                pictures["features"] = plotting.draw_quantiles(means, PERCENTILES, file("features"))
+                drawn.append(plotting.draw_quantiles(means, PERCENTILES, file("features")))
         for name, row in finished.items():
-            of_row = [file(f"rows/{kind}{name}") for kind in ("", "confusion of ", "transitions of ")]
-            drawn_from = records[name, row["seeds"][0]["seed"]]
-            # After every run all rows come by here; what was drawn of an earlier one is still true.
-            if not (of_row[0].exists() and of_row[0].stat().st_mtime > drawn_from.stat().st_mtime):
-                draw_row(row, histories[name][0], evaluated[name], *of_row)
-            for kind, path in zip(("curves", "confusion", "transitions"), of_row, strict=True):
-                if path.exists():
-                    pictures[f"{kind} of {name}"] = path
-        taggers = {name: row for name, row in finished.items() if row["task"] == "taggers"}
-        if calibrations := {label(row): evaluated[name]["splits"]["test"]["calibration"] for name, row in taggers.items()}:
-            pictures["calibration"] = plotting.draw_calibration(calibrations, file("calibration"))
+            drawn_from = summaries[name, row["seeds"][0]["seed"]]
+            kinds = (("", draw_curves), ("confusion of ", draw_confusion), ("transitions of ", draw_transitions))
+            for kind, draw_kind in kinds:
+                path = file(f"rows/{kind}{name}")
+                # After every run all rows come by here; what was drawn of an earlier one is still true.
+                old = path.exists() and path.stat().st_mtime > drawn_from.stat().st_mtime
+                if old or draw_kind(row, histories[name][0], first[name], path):
+                    drawn.append(path)
+        taggers = {name: row for name, row in finished.items() if row["task"] == "tagging"}
+        if calibrations := {label(row): first[name]["splits"]["test"]["calibration"] for name, row in taggers.items()}:
+            drawn.append(plotting.draw_calibration(calibrations, file("calibration")))
         sizes, epoch = batch_sizes(finished, histories)
         if sizes:
-            pictures["batch sizes"] = plotting.draw_batch_sizes(sizes, epoch, file("batch sizes"))
-    return pictures
+            drawn.append(plotting.draw_batch_sizes(sizes, epoch, file("batch sizes")))
+    return {path.stem.replace("-", " "): str(path.relative_to(folder.parent)) for path in drawn}
 
 
-def draw_row(
-    row: Mapping[str, Any], history: plotting.History, evaluated: Mapping[str, Any], curves: Path, confusion: Path, moves: Path
-) -> None:
-    """Draws a row's first seed: its confusions or, where it has a CRF, that one's moves; the curves last."""
-    first = row["seeds"][0]
-    title = f"{row['name']}, seed {first['seed']}"
-    if row["task"] == "images":
-        counts = {"test": np.array(evaluated["splits"]["test"]["confusion"])}
-        plotting.draw_confusions(counts, evaluated["class_names"], confusion, title)
-        plotting.draw_curves(history, curves, title, first["best_epoch"])
-        return
+def _title(row: Mapping[str, Any]) -> str:
+    return f"{row['name']}, seed {row['seeds'][0]['seed']}"
+
+
+def draw_curves(row: Mapping[str, Any], history: plotting.History, evaluated: Mapping[str, Any], path: Path) -> bool:
+    """The curves of a row's first seed; like the two below, says whether there was something to draw."""
+    plotting.draw_curves(history, TASKS[row["task"]].curves, path, _title(row), row["seeds"][0]["best_epoch"])
+    return True
+
+
+def draw_confusion(row: Mapping[str, Any], history: plotting.History, evaluated: Mapping[str, Any], path: Path) -> bool:
+    test = evaluated["splits"]["test"]
+    if "confusion" in test:
+        plotting.draw_confusions({"test": np.array(test["confusion"])}, evaluated["class_names"], path, _title(row))
+    return "confusion" in test
+
+
+def draw_transitions(row: Mapping[str, Any], history: plotting.History, evaluated: Mapping[str, Any], path: Path) -> bool:
     if "chain" in evaluated:
-        plotting.draw_transitions(*read_chain(evaluated["chain"]), moves, title)
-    plotting.draw_tagging_curves(history, curves, title, first["best_epoch"])
+        plotting.draw_transitions(evaluated["chain"], path, _title(row))
+    return "chain" in evaluated
 
 
 def mean_history(histories: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """The mean of several seeds' records, as far as all of them went."""
+    """The mean of several seeds' epochs, as far as all of them went."""
     result = []
-    for records in zip(*histories, strict=False):
-        mean: dict[str, Any] = {"epoch": records[0]["epoch"]}
-        for key, value in records[0].items():
+    for lines in zip(*histories, strict=False):
+        mean: dict[str, Any] = {"epoch": lines[0]["epoch"]}
+        for key, value in lines[0].items():
             if key != "epoch" and isinstance(value, (int, float, list)):
-                mean[key] = np.mean([record[key] for record in records], 0).tolist()
+                mean[key] = np.mean([line[key] for line in lines], 0).tolist()
         result.append(mean)
     return result
-
-
-def read_chain(stored: Mapping[str, Any]) -> tuple[Any, list[str]]:
-    """The chain and tag names of an evaluation, whose None stands for a forbidden move."""
-    from colnorm import crf
-
-    parts = {name: np.array(stored[name], np.float64) for name in ("transitions", "start", "end")}  # None becomes NaN
-    scores: Any = {name: np.where(np.isnan(values), -np.inf, values) for name, values in parts.items()}
-    return crf.Chain(**scores), list(stored["tag_names"])
 
 
 def batch_sizes(
@@ -225,12 +231,19 @@ def batch_sizes(
 # ------------------------------------------------------------------------------------------------------------ filters
 
 
-def _percent(figure: Mapping[str, float | None] | None) -> str:
+def _escaped(value: Any) -> Any:
+    """Text as Markdown shows it: no HTML, no end of a table's cell."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):  # marked as safe in the template
+        return value
+    return html.escape(value, quote=False).replace("|", "\\|")
+
+
+def _percent(metric: Mapping[str, float | None] | None) -> str:
     """``81.39 %``, with ``± 0.21`` where there is a spread over seeds."""
-    if figure is None or figure["mean"] is None:
+    if metric is None or metric["mean"] is None:
         return "\N{EN DASH}"
-    spread = "" if figure["spread"] is None else f" ± {100 * figure['spread']:.2f}"
-    return f"{100 * figure['mean']:.2f}{spread} %"
+    spread = "" if metric["spread"] is None else f" ± {100 * metric['spread']:.2f}"
+    return f"{100 * metric['mean']:.2f}{spread} %"
 
 
 def _points(value: float) -> str:
@@ -272,6 +285,5 @@ FILTERS = {
     "verdict": _verdict,
     "coverage": _coverage,
     "hardware": _hardware,
-    "embedded": _embedded,
     "duration": console.duration,
 }

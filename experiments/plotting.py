@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 
 from colnorm.files import TEMPORARY, StorageError
+from colnorm.metrics import AVERAGES, RATIOS
 
 History = Sequence[Mapping[str, Any]]
+"""The lines of a run's epochs."""
+
+Curves = Mapping[str, Mapping[str, str]]
+"""Panel -> label -> key of an epoch's line; each panel has two labels."""
 
 
 def _as_it_is(figure: Any) -> None:
@@ -95,13 +100,14 @@ def draw_lines(
     return _save(figure, path)
 
 
-def draw_curves(history: History, path: Path, title: str, best_epoch: int | None = None) -> Path:
-    """Training and validation loss and accuracy over the epochs of one run, its best epoch marked."""
-    figure, axes = _figure(1, 2, 10, 4)
-    epochs = [record["epoch"] for record in history]
-    for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
-        for split in ("train", "validation"):
-            axis.plot(epochs, [record[f"{split}_{name}"] for record in history], marker=".", label=split)
+def draw_curves(history: History, curves: Curves, path: Path, title: str, best_epoch: int | None = None) -> Path:
+    """A panel for each of ``curves`` over the epochs of one run, its best epoch marked."""
+    figure, axes = _figure(1, len(curves), 4.7 * len(curves), 4)
+    epochs = [line["epoch"] for line in history]
+    for axis, (name, lines) in zip(axes[0], curves.items(), strict=True):
+        for number, (label, key) in enumerate(lines.items()):
+            colour = f"C{number + ('train' not in lines)}"  # that of the training data is the same in every panel
+            axis.plot(epochs, [line[key] for line in history], marker=".", label=label, color=colour)
         if best_epoch is not None:
             axis.axvline(best_epoch, color="gray", linestyle=":", label=f"best epoch, {best_epoch}")
         _epochs_axis(axis, name)
@@ -110,12 +116,11 @@ def draw_curves(history: History, path: Path, title: str, best_epoch: int | None
     return _save(figure, path)
 
 
-def draw_comparison(histories: Mapping[str, History], path: Path, title: str) -> Path:
-    """Training and validation loss and accuracy of several runs, a colour each."""
-    figure, axes = _figure(2, 2, 11, 8)
-    for row, split in zip(axes, ("train", "validation"), strict=True):
-        for axis, name in zip(row, ("loss", "accuracy"), strict=True):
-            _plot_runs(axis, histories, f"{split}_{name}")
+def draw_comparison(histories: Mapping[str, History], curves: Curves, path: Path, title: str) -> Path:
+    """The same of several runs: a row of panels for each of ``curves``, in each panel a colour a run."""
+    figure, axes = _figure(len(curves), 2, 11, 4 * len(curves))
+    for axis, key in zip(axes.flat, (key for lines in curves.values() for key in lines.values()), strict=True):
+        _plot_runs(axis, histories, key)
     axes[0, 0].legend(ncols=2)
     figure.suptitle(title)
     return _save(figure, path)
@@ -163,51 +168,37 @@ def draw_confusions(confusions: Mapping[str, np.ndarray], class_names: Sequence[
     return _save(figure, path)
 
 
-def draw_tagging_curves(history: History, path: Path, title: str, best_epoch: int | None = None) -> Path:
-    """Loss, token accuracy and F1 over the epochs of one tagger, its best epoch marked."""
-    figure, axes = _figure(1, 3, 14, 4)
-    panels = {
-        "loss": {"train": "train_loss", "validation": "validation_loss"},
-        "token accuracy": {"train": "train_accuracy", "validation": "validation_accuracy"},
-        "F1": {"validation, micro": "validation_micro_f1", "validation, macro": "validation_macro_f1"},
-    }
-    for axis, (name, lines) in zip(axes[0], panels.items(), strict=True):
-        for label, key in lines.items():
-            # The colour of the training data is the same in every picture.
-            colour = None if label == "train" else f"C{1 + list(lines).index(label) - ('train' in lines)}"
-            axis.plot([r["epoch"] for r in history], [r[key] for r in history], marker=".", label=label, color=colour)
-        if best_epoch is not None:
-            axis.axvline(best_epoch, color="gray", linestyle=":", label=f"best epoch, {best_epoch}")
-        _epochs_axis(axis, name)
-        axis.legend()
-    figure.suptitle(title)
-    return _save(figure, path)
-
-
 def draw_entity_types(splits: Mapping[str, Mapping[str, Any]], path: Path, title: str) -> Path:
-    """Precision, recall and F1 of every entity type and on average, a panel a split; ``splits`` holds tagging figures."""
+    """Precision, recall and F1 of every entity type and on average, a panel a split; ``splits`` holds their metrics."""
     figure, axes = _figure(len(splits), 1, 11, 3.2 * len(splits))
-    for axis, (split, figures) in zip(axes[:, 0], splits.items(), strict=True):
-        bars = {**figures["types"], **{name: figures[name] for name in ("micro", "macro", "weighted")}}
-        for number, name in enumerate(("precision", "recall", "f1")):
-            places = np.arange(len(bars)) + (number - 1) * 0.27
-            axis.bar(places, [values[name] for values in bars.values()], 0.27, label=name)
+    for axis, (split, metrics) in zip(axes[:, 0], splits.items(), strict=True):
+        bars = {**metrics["classes"], **{name: metrics[name] for name in AVERAGES}}
+        for number, name in enumerate(RATIOS):
+            centres = np.arange(len(bars)) + (number - 1) * 0.27
+            axis.bar(centres, [values[name] for values in bars.values()], 0.27, label=name)
         labels = [f"{name}\n{values['support']:,}" for name, values in bars.items()]
         axis.set_xticks(range(len(bars)), labels)
-        axis.axvline(len(figures["types"]) - 0.5, color="gray", linestyle=":")
+        axis.axvline(len(metrics["classes"]) - 0.5, color="gray", linestyle=":")
         axis.set_ylim(0, 1)
         axis.grid(axis="y", alpha=0.3)
-        axis.set_title(f"{split}: micro F1 {figures['micro']['f1']:.2%}, token accuracy {figures['accuracy']:.2%}")
+        axis.set_title(f"{split}: micro F1 {metrics['micro']['f1']:.2%}, token accuracy {metrics['accuracy']:.2%}")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=3, loc="outside lower center")
     figure.suptitle(f"{title} (number of entities under each name)")
     return _save(figure, path)
 
 
-def draw_transitions(chain: Any, tag_names: Sequence[str], path: Path, title: str) -> Path:
-    """A CRF's scores from tag (row) to tag (column), with its start and end scores; forbidden moves are left blank."""
+def draw_transitions(chain: Mapping[str, Any], path: Path, title: str) -> Path:
+    """A CRF's scores from tag (row) to tag (column), with its start and end scores.
+
+    Args:
+      chain: of an evaluation: ``tag_names``, and the scores by the names of :class:`colnorm.crf.Chain`; forbidden moves, None
+        there, are left blank.
+    """
+    tag_names = chain["tag_names"]
     size = len(tag_names)
-    scores = np.full((size + 1, size + 1), -np.inf)
-    scores[:size, :size], scores[size, :size], scores[:size, size] = chain.transitions, chain.start, chain.end
+    scores = np.full((size + 1, size + 1), np.nan)
+    parts = (np.array(chain[name], np.float64) for name in ("transitions", "start", "end"))  # None becomes NaN
+    scores[:size, :size], scores[size, :size], scores[:size, size] = parts
     shown = np.ma.masked_invalid(scores)
     limit = float(np.abs(shown).max()) or 1.0
     figure, axes = _figure(1, 1, 1.5 + 0.45 * size, 1 + 0.42 * size)
@@ -259,18 +250,6 @@ def draw_calibration(calibrations: Mapping[str, Mapping[str, Any]], path: Path) 
     axis.set_ylim(0, 1)
     axis.legend()
     figure.suptitle("Entities found in test sentences: posterior, and how many are right")
-    return _save(figure, path)
-
-
-def draw_tagging_comparison(histories: Mapping[str, History], path: Path, title: str) -> Path:
-    """Training and validation loss and token accuracy, validation micro and macro F1 of several taggers, a colour each."""
-    figure, axes = _figure(3, 2, 11, 12)
-    of_both = [f"{split}_{name}" for name in ("loss", "accuracy") for split in ("train", "validation")]
-    panels = (*of_both, "validation_micro_f1", "validation_macro_f1")
-    for axis, name in zip(axes.flat, panels, strict=True):
-        _plot_runs(axis, histories, name)
-    axes[0, 0].legend(ncols=2)
-    figure.suptitle(title)
     return _save(figure, path)
 
 

@@ -11,11 +11,20 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import flax
 import jax
+import optax
+import tyro
+
+from colnorm.files import StorageError
+from colnorm.run_directory import RunDirectory, is_run
+from colnorm.training import NonFiniteLossError
+
+C = TypeVar("C")
 
 MOST_DEVICES = 8  # virtual ones; with more, a batch's parts become too small to fill a core's kernels
 # Without this XLA's CPU pipeline drops every optimization barrier before it fuses; colnorm/convolution.py needs them.
@@ -108,9 +117,6 @@ def exit_status(action: Callable[[], Any], run_path: Path | None = None) -> int:
       0; 1 after an error, 130 after Ctrl-C, 143 after SIGTERM. The two drop the epoch that is trained: it is trained again
       when the run is resumed.
     """
-    from colnorm.files import StorageError
-    from colnorm.run_directory import RunDirectory, is_run
-    from colnorm.training import NonFiniteLossError
 
     def stored() -> str:
         epochs = RunDirectory.open(run_path).epochs() if run_path is not None and is_run(run_path) else []
@@ -138,10 +144,27 @@ def exit_status(action: Callable[[], Any], run_path: Path | None = None) -> int:
     except StorageError as error:
         print(f"error: {error}{stored()}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def command_line(kind: type[C], action: Callable[[C], Any], name: str, about: str | None) -> Callable[..., int]:
+    """The ``main`` of a module: reads a command of this ``kind``, does it, returns the exit status.
+
+    Args:
+      kind: a dataclass, its fields the options.
+      action: takes the command.
+      name: of the module below ``experiments``.
+      about: its docstring, for ``--help``.
+    """
+
+    def main(arguments: Sequence[str] | None = None) -> int:
+        command = tyro.cli(kind, prog=f"python -m experiments.{name}", args=arguments, description=about)
+        return exit_status(lambda: action(command))
+
+    return main
 
 
 @contextlib.contextmanager
@@ -190,9 +213,6 @@ def compile_clock() -> CompileClock:
 
 def describe() -> dict[str, Any]:
     """Hardware and versions, for the record beside a measurement."""
-    import flax
-    import optax
-
     device = jax.devices()[0]
     return {
         "device": device.device_kind,

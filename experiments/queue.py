@@ -18,12 +18,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from experiments import process
 from experiments.study import Scale
 
 RESULTS = Path("results") / "study"  # of the checkout
@@ -43,7 +43,7 @@ class Command:
     scale: Scale = "full"
     """Of rows that aren't begun."""
     rows: tuple[str, ...] = ()
-    """Rows by name, or images, or taggers; all by default."""
+    """Rows by name, or images, or tagging; all by default."""
     seeds: int = 2
     """Seeds of each row."""
     jobs: int = 2
@@ -216,13 +216,7 @@ def run(command: Command) -> None:
             print(status(command.directory))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.queue", args=arguments, description=__doc__)
-    from experiments.process import exit_status
-
-    return exit_status(lambda: run(command))
-
+main = process.command_line(Command, run, "queue", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,7 +5,7 @@ python -m experiments.reproduce --data-dir DIR --scale reduced --jobs 2    # rea
 python -m experiments.reproduce --data-dir DIR --seeds 3 --resume          # the report's sizes; goes on where it was stopped
 
 DIR holds CIFAR-10 (binary or python version), GMB's ner_dataset.csv and glove.6B.100d.txt; --ner-data and --glove name them
-where they are elsewhere. Every row is a command of its own, train_cifar or train_ner with a preset, and the page shows it.
+where they are elsewhere. Every row is a command of its own, ``experiments.train`` with a preset, and the page shows it.
 
 Rows of real data may have different scales in one study: a row keeps the scale it was begun with. So some rows at the report's
 sizes and all others reduced are two commands, the first with --scale full --rows and both with the same --output.
@@ -22,16 +22,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
-from colnorm.files import read_json
-from experiments import console
-from experiments.job import Children, Job, Place, places_of
-from experiments.study import ROWS, SCALES, Scale, choose, worth
+from colnorm.files import read_json, write_json
+from experiments import console, gather, page, process
+from experiments.job import Job
+from experiments.pool import Pool, Slot, make_slots
+from experiments.presets import PRESETS
+from experiments.study import SCALES, Scale, choose, has_scale, worth
 
 STUDY = "study.json"
-VECTORS = "vectors.txt"  # of a demo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Command:
     glove: str | None = None
     """GloVe text file."""
     rows: tuple[str, ...] = ()
-    """Rows by name, or images, or taggers, of like worth in this order; by default all, or with --resume and no --scale those
+    """Rows by name, or images, or tagging, of like worth in this order; by default all, or with --resume and no --scale those
     that were begun."""
     seeds: int = 1
     """Seeds of each row, from 0."""
@@ -69,20 +69,19 @@ def reproduce(command: Command) -> Path:
 
     Raises:
       ValueError: there is no such row, no data, or something stands in the output that is not to be gone on with; or
-        a record there is of another run than the row's.
+        a summary there is of another run than the row's.
       RuntimeError: some rows failed; the others are done.
     """
-    from colnorm.files import write_json
-    from experiments import gather, page
-
     named = any((command.data_dir, command.ner_data, command.glove))
     scale = command.scale or ("full" if named else "demo")
     if command.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {command.seeds}")
-    rows = [row.name for row in choose(command.rows)]
+    rows = [row.name for row in choose(command.rows) if has_scale(row, scale)]
+    if not rows:
+        raise ValueError(f"at scale {scale} there is no row {' '.join(command.rows)}: the embedded data has no GloVe vectors")
     output = command.output or Path("runs") / f"study-{scale}"
     # All that can be refused is refused before anything is written.
-    places = places_of(command.jobs)
+    slots = make_slots(command.jobs)
     scales, seeds = read_study(output, going_on=command.resume or command.page_only)
     if command.page_only and not scales:
         raise ValueError(f"{output} holds no study: there is nothing to write a page of")
@@ -90,42 +89,38 @@ def reproduce(command: Command) -> Path:
         rows = list(scales)
     if not command.page_only:
         scales, seeds = add_rows(scales, rows, scale, output), max(seeds, command.seeds)
-    jobs = [Job(ROWS[name], seed, scales[name], output) for seed in range(seeds) for name in scales]
+    jobs = [Job(PRESETS[name], seed, scales[name], output) for seed in range(seeds) for name in scales]
     for job in jobs:
         if job.is_finished:
-            job.read_record()
+            job.read_summary()
     screen = console.make_console()
 
     def write_page() -> Path:
         results = gather.gather(jobs)
         write_json(output / "results.json", results)
-        return page.write(results, {(job.row.name, job.seed): job.record for job in jobs if job.is_finished}, output)
+        return page.write(results, {(job.row.name, job.seed): job.summary for job in jobs if job.is_finished}, output)
 
     failed = []
     if not command.page_only:
         wanted = [job for job in jobs if job.row.name in rows and job.seed < command.seeds]
         unfinished = (job for job in wanted if not job.is_finished)
         waiting = sorted(unfinished, key=lambda job: (worth(job.row, job.seed), rows.index(job.row.name)))
-        data = find_data(command, waiting, output)
+        data = find_data(command, waiting)
         (output / "runs").mkdir(parents=True, exist_ok=True)
         with locked(output / ".lock") as lock:
             write_json(output / STUDY, {"scales": scales, "seeds": seeds})
-            if any(job.scale == "demo" and job.row.needs_glove for job in waiting) and not (output / VECTORS).exists():
-                from experiments.demo_vectors import write_vectors
-
-                write_vectors(output / VECTORS)
             counts = ", ".join(f"{count} rows {scale}" for scale, count in Counter(scales.values()).items())
             done = len(wanted) - len(waiting)
             screen.print(f"{output}: {counts}; {seeds} seed(s); {done} of {len(wanted)} runs are done", soft_wrap=True)
             if kept := [name for name in rows if scales[name] != (command.scale or scales[name])]:
                 screen.print(f"begun at another scale than {scale}, which they keep: {', '.join(kept)}", soft_wrap=True)
-            children = Children([lock])
-            do_jobs(waiting, data, places, children, screen, jobs, after=write_page)
+            pool = Pool([lock])
+            do_jobs(waiting, data, slots, pool, screen, jobs, after=write_page)
             failed = [job.name for job in jobs if job.failure is not None]
             cost = output / "crf_cost.json"
-            if any(job.row.task == "taggers" for job in jobs) and not cost.exists():
+            if any(job.row.task == "tagging" for job in jobs) and not cost.exists():
                 screen.print("the cost of a CRF over the number of tags:")
-                if children.run(["experiments.benchmarks.crf_cost", "--output", str(cost)], Place()):
+                if pool.run(["experiments.benchmarks.crf_cost", "--output", str(cost)], Slot()):
                     failed.append("the cost of a CRF")
     written = write_page()
     screen.print(f"written: {written}, {output / 'RESULTS.md'}, {output / 'results.json'}", highlight=False, soft_wrap=True)
@@ -137,19 +132,19 @@ def reproduce(command: Command) -> Path:
 def do_jobs(
     waiting: Sequence[Job],
     data: Mapping[str, Mapping[str, str]],
-    places: Sequence[Place],
-    children: Children,
+    slots: Sequence[Slot],
+    pool: Pool,
     screen: Console,
     jobs: Sequence[Job],
     after: Callable[[], object],
 ) -> None:
-    """Does the waiting jobs in order, as many at a time as there are places.
+    """Does the waiting jobs in order, as many at a time as there are slots.
 
     Args:
       waiting: what is left.
-      data: for each row the places of its data, by field of its config.
-      places: where they run; with more than one, what jobs print is marked with their names.
-      children: what they start is one of; all are stopped when this one is.
+      data: for each row the paths of its data, by field of its config.
+      slots: where they run; with more than one, what jobs print is marked with their names.
+      pool: what they start is one of; all are stopped when this one is.
       screen: where to say what begins, and how long all may take.
       jobs: all of the study: how long its epochs took tells how long others will.
       after: called after every job that came to an end: whoever looks at the page then sees what there is.
@@ -157,28 +152,28 @@ def do_jobs(
     Raises:
       KeyboardInterrupt: Ctrl-C; what runs has stopped by then.
     """
-    free: queue.SimpleQueue[Place] = queue.SimpleQueue()
-    for place in places:
-        free.put(place)
+    free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+    for slot in slots:
+        free.put(slot)
 
     def do(number: int, job: Job) -> bool:
-        place = free.get()
+        slot = free.get()
         try:
             unfinished = [other for other in waiting if other is job or not (other.is_finished or other.failure)]
             left, whole = time_left(unfinished, jobs)
-            left /= min(len(places), len(unfinished))
+            left /= min(len(slots), len(unfinished))
             about = f"; {'about' if whole else 'more than'} {console.duration(left)} left for all" if left else ""
             screen.print(f"[{number}/{len(waiting)}] {job.name}: {job.row.title}{about}", markup=False, soft_wrap=True)
 
             def say(line: str) -> None:
                 screen.print(f"{job.name}: {line}", highlight=False, markup=False, soft_wrap=True)
 
-            return job.do(data[job.row.name], place, children, None if len(places) == 1 else say)
+            return job.do(data[job.row.name], slot, pool, None if len(slots) == 1 else say)
         finally:
-            free.put(place)
+            free.put(slot)
 
-    with ThreadPoolExecutor(len(places)) as pool:
-        begun: list[Future[bool]] = [pool.submit(do, number, job) for number, job in enumerate(waiting, 1)]
+    with ThreadPoolExecutor(len(slots)) as threads:
+        begun: list[Future[bool]] = [threads.submit(do, number, job) for number, job in enumerate(waiting, 1)]
         try:
             for future in as_completed(begun):
                 if future.result():
@@ -186,7 +181,7 @@ def do_jobs(
         except BaseException:
             for future in begun:
                 future.cancel()
-            children.stop()
+            pool.stop()
             raise
 
 
@@ -226,7 +221,7 @@ def time_left(waiting: Sequence[Job], jobs: Sequence[Job]) -> tuple[float, bool]
     total, whole = 0.0, True
     for job in waiting:
         seconds = known.get(job.row.name, known.get(job.row.task, []))
-        epochs = max(job.row.config(job.scale).epochs - len(job.epoch_seconds), 0)
+        epochs = max(job.config.epochs - len(job.epoch_seconds), 0)
         total += epochs * sum(seconds) / max(len(seconds), 1)
         whole = whole and bool(seconds)
     return total, whole
@@ -246,7 +241,7 @@ def read_study(output: Path, going_on: bool) -> tuple[dict[str, Scale], int]:
         scales, seeds = (stored.get(name) for name in ("scales", "seeds")) if isinstance(stored, dict) else (None, None)
         if not isinstance(scales, dict) or not set(map(str, scales.values())) <= SCALES.keys() or type(seeds) is not int:
             raise ValueError(f"{file} is damaged: expected rows with their scales, {', '.join(SCALES)}, and a number of seeds")
-        if gone := sorted(scales.keys() - ROWS.keys()):
+        if gone := sorted(scales.keys() - PRESETS.keys()):
             raise ValueError(f"{file} has rows that the study has not: {', '.join(gone)[:200]}; take them out of it to go on")
         return scales, seeds
     if output.exists() and any(output.iterdir()):
@@ -263,11 +258,11 @@ def add_rows(scales: Mapping[str, Scale], names: Sequence[str], scale: Scale, ou
     added = {**dict.fromkeys(names, scale), **scales}
     if "demo" in added.values() and len(set(added.values())) > 1:
         raise ValueError(f"{output} holds a study at scale {next(iter(scales.values()))}, to which {scale} can't be added")
-    return {name: added[name] for name in ROWS if name in added}
+    return {name: added[name] for name in PRESETS if name in added}
 
 
-def find_data(command: Command, jobs: Sequence[Job], output: Path) -> dict[str, dict[str, str]]:
-    """For each row the places of its data, by field of its config.
+def find_data(command: Command, jobs: Sequence[Job]) -> dict[str, dict[str, str]]:
+    """For each row the paths of its data, by field of its config.
 
     Raises:
       ValueError: nothing says where it is.
@@ -279,8 +274,6 @@ def find_data(command: Command, jobs: Sequence[Job], output: Path) -> dict[str, 
     }
 
     def find(name: str, scale: Scale) -> str:
-        if scale == "demo":
-            return str(output / VECTORS)
         option, given, usual = options[name]
         inside = None if usual is None or command.data_dir is None else Path(command.data_dir) / usual
         if given is None and (inside is None or not inside.exists()):
@@ -293,16 +286,7 @@ def find_data(command: Command, jobs: Sequence[Job], output: Path) -> dict[str, 
     return {job.row.name: {name: find(name, job.scale) for name in job.needs} for job in jobs}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.reproduce", args=arguments, description=__doc__)
-    from experiments.process import exit_status
-
-    try:
-        return exit_status(lambda: reproduce(command))
-    finally:
-        sys.stdout.flush()
-
+main = process.command_line(Command, reproduce, "reproduce", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,12 +9,12 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-if TYPE_CHECKING:
-    from colnorm.predict import Sentence
+from colnorm import predict
+from experiments import process, tagged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +39,12 @@ class Command:
 
 def tag(command: Command) -> str:
     """The input as ``command.format`` shows it, tagged."""
-    from experiments import process, tagged
-
     if command.text and command.file is not None:
         raise ValueError("give the text as arguments or with --file, not both")
     text = _of_arguments(command.text) if command.text else _read(command.file)
     process.prepare()
 
-    from colnorm import predict
-
     predictor = predict.load(command.run, command.checkpoint)
-    sentences: list[Sentence]
     if command.tokens:
         words = predict.read_token_lines(text.split("\n"))
         sentences = predictor.tag_tokens(words)
@@ -113,13 +108,7 @@ def _print(text: str) -> None:
     sys.stdout.write(text)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.tag", args=arguments, description=__doc__)
-    from experiments.process import exit_status
-
-    return exit_status(lambda: run(command))
-
+main = process.command_line(Command, run, "tag", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

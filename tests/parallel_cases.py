@@ -5,6 +5,7 @@ python tests/parallel_cases.py PROCESS PORT FILE   writes what it trained to FIL
 
 import os
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,13 @@ from resnet_cases import random_variables
 
 from colnorm import optimizers
 from colnorm.data import images
-from colnorm.training import TrainState, padded_batches, shuffled_batches
-from experiments import cifar
-from experiments.configs import CifarConfig
+from colnorm.data.batching import padded_batches, shuffled_batches
+from colnorm.training import TrainState
+from experiments import images as task
+from experiments.configs import ImageConfig
 
 SIZE, BATCH = 37, 16  # two steps an epoch, and batches of 16, 16 and 5 to evaluate
-CONFIG = CifarConfig(n=1, crop_padding=2, flip=True, label_smoothing=0.1)
+CONFIG = ImageConfig(n=1, crop_padding=2, flip=True, label_smoothing=0.1)
 
 
 def make_data():
@@ -44,7 +46,7 @@ def make_state(model):
 
 def train(engine, state, data, epochs=(1, 2)):
     """The state after the epochs, the sums of each of their steps, and those of an evaluation."""
-    split = engine.put_data(cifar.split_arrays(data.train))
+    split = engine.put_data(task.split_arrays(data.train))
     state = engine.put_state(state)
     steps = []
     for epoch in epochs:
@@ -67,7 +69,7 @@ def main(process, port, file):
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(process))
     data = make_data()
     with tiny():
-        state, losses = make_state(cifar.make_model(CONFIG, 10)), cifar.make_loss(CONFIG, data)
+        state, losses = make_state(task.make_model(CONFIG, 10)), partial(task.make_loss, CONFIG, data)
         try:
             make_engine(losses, 1)
         except ValueError as error:

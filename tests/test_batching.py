@@ -1,4 +1,4 @@
-"""Oracles: every choice of padded lengths tried for the buckets, NumPy loops for the padding."""
+"""Orders of examples; oracles: every choice of padded lengths tried for the buckets, NumPy loops for the padding."""
 
 import itertools
 
@@ -7,7 +7,49 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colnorm.data.batching import Bucket, epoch_plan, evaluation_plan, make_buckets, pad_characters, pad_sequences
+from colnorm.data.batching import (
+    Bucket,
+    epoch_plan,
+    evaluation_plan,
+    make_buckets,
+    pad_characters,
+    pad_sequences,
+    padded_batches,
+    shuffled_batches,
+)
+
+# -------------------------------------------------------------------------------------------------------------- batches
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 5), st.integers(0, 5))
+def test_shuffled_batches_are_a_permutation_less_its_remainder(size, batch_size, seed, epoch):
+    if size < batch_size:
+        with pytest.raises(ValueError, match=f"a batch of {batch_size} can't be drawn from {size} training examples"):
+            shuffled_batches(size, batch_size, seed, epoch)
+        return
+    batches = shuffled_batches(size, batch_size, seed, epoch)
+    assert batches.shape == (size // batch_size, batch_size) and batches.dtype == np.int32
+    assert len(set(batches.ravel().tolist())) == batches.size
+    assert batches.min() >= 0 and batches.max() < size
+    np.testing.assert_array_equal(batches, shuffled_batches(size, batch_size, seed, epoch))
+
+
+def test_the_order_depends_on_seed_and_epoch():
+    orders = {(seed, epoch): shuffled_batches(100, 100, seed, epoch).tobytes() for seed in range(4) for epoch in range(4)}
+    assert len(set(orders.values())) == 16
+    # Every example is left out of some epoch, none of all.
+    left_out = [set(range(10)) - set(shuffled_batches(10, 8, 0, epoch).ravel().tolist()) for epoch in range(40)]
+    assert set.union(*left_out) == set(range(10)) and set.intersection(*left_out) == set()
+
+
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_padded_batches_hold_each_example_once(size, batch_size):
+    batches = padded_batches(size, batch_size)
+    assert batches.shape[1] == batch_size and batches.dtype == np.int32
+    assert batches[batches >= 0].tolist() == list(range(size))
+    assert 0 <= batches.size - size < batch_size
+    assert np.all(batches.ravel()[size:] == -1)
+
 
 # -------------------------------------------------------------------------------------------------------------- buckets
 

@@ -5,43 +5,44 @@ import dataclasses
 import pytest
 from pydantic import ValidationError
 
-from experiments import train_cifar, train_ner
-from experiments.configs import CIFAR_PRESETS, NER_PRESETS, CifarConfig, NerConfig, from_stored
+from experiments import train
+from experiments.configs import ImageConfig, TaggingConfig, from_stored
+from experiments.presets import PRESETS
 
 BAD = [
-    (NerConfig, "dropout", 1.5),
-    (NerConfig, "dropout", 1.0),
-    (NerConfig, "dropout", -0.1),
-    (NerConfig, "word_dropout", 2.0),
-    (NerConfig, "average_decay", 1.0),
-    (NerConfig, "hidden", 0),
-    (NerConfig, "buckets", 0),
-    (NerConfig, "vector_words", -1),
-    (NerConfig, "min_count", 0),
-    (CifarConfig, "label_smoothing", 5.0),
-    (CifarConfig, "clip_global_norm", 0.0),
-    (CifarConfig, "clip_global_norm", -1.0),
-    (CifarConfig, "learning_rate", -0.1),
-    (CifarConfig, "learning_rate", 0.0),
-    (CifarConfig, "learning_rate", float("nan")),
-    (CifarConfig, "learning_rate", float("inf")),
-    (CifarConfig, "weight_decay", -1e-4),
-    (CifarConfig, "momentum", 1.0),
-    (CifarConfig, "decay_factor", 0.0),
-    (CifarConfig, "decay_epochs", (0,)),
-    (CifarConfig, "warmup_epochs", -1.0),
-    (CifarConfig, "gate_multiplier", 0.0),
-    (CifarConfig, "epochs", 0),
-    (CifarConfig, "batch_size", 0),
-    (CifarConfig, "patience", 0),
-    (CifarConfig, "devices", 0),
-    (CifarConfig, "n", 0),
-    (CifarConfig, "num_groups", 3),
-    (CifarConfig, "crop_padding", 32),
-    (CifarConfig, "seed", 5_000_000_000),
-    (CifarConfig, "seed", -1),
-    (CifarConfig, "normalization", "batch"),
-    (CifarConfig, "norm_placement", "after"),
+    (TaggingConfig, "dropout", 1.5),
+    (TaggingConfig, "dropout", 1.0),
+    (TaggingConfig, "dropout", -0.1),
+    (TaggingConfig, "word_dropout", 2.0),
+    (TaggingConfig, "average_decay", 1.0),
+    (TaggingConfig, "hidden", 0),
+    (TaggingConfig, "buckets", 0),
+    (TaggingConfig, "vector_words", -1),
+    (TaggingConfig, "min_count", 0),
+    (ImageConfig, "label_smoothing", 5.0),
+    (ImageConfig, "clip_global_norm", 0.0),
+    (ImageConfig, "clip_global_norm", -1.0),
+    (ImageConfig, "learning_rate", -0.1),
+    (ImageConfig, "learning_rate", 0.0),
+    (ImageConfig, "learning_rate", float("nan")),
+    (ImageConfig, "learning_rate", float("inf")),
+    (ImageConfig, "weight_decay", -1e-4),
+    (ImageConfig, "momentum", 1.0),
+    (ImageConfig, "decay_factor", 0.0),
+    (ImageConfig, "decay_epochs", (0,)),
+    (ImageConfig, "warmup_epochs", -1.0),
+    (ImageConfig, "gate_multiplier", 0.0),
+    (ImageConfig, "epochs", 0),
+    (ImageConfig, "batch_size", 0),
+    (ImageConfig, "patience", 0),
+    (ImageConfig, "devices", 0),
+    (ImageConfig, "n", 0),
+    (ImageConfig, "num_groups", 3),
+    (ImageConfig, "crop_padding", 32),
+    (ImageConfig, "seed", 5_000_000_000),
+    (ImageConfig, "seed", -1),
+    (ImageConfig, "normalization", "batch"),
+    (ImageConfig, "norm_placement", "after"),
 ]
 
 
@@ -53,11 +54,11 @@ def test_a_value_out_of_its_range_is_refused_wherever_a_config_is_made(kind, nam
     with pytest.raises(ValueError, match=rf"^config\.json is damaged: {name}: .*, got "):
         from_stored(kind, {name: list(value) if isinstance(value, tuple) else value}, "config.json")
     # On the command line as well, and then nothing is written.
-    command, preset = (train_cifar, "bn") if kind is CifarConfig else (train_ner, "random")
+    preset = "bn" if kind is ImageConfig else "random"
     values = [str(value[0])] if isinstance(value, tuple) else [str(value)]
     arguments = [preset, f"--{name.replace('_', '-')}", *values, "--run", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as end:
-        command.main(arguments)
+        train.main(arguments)
     assert end.value.code == 2 and not (tmp_path / "run").exists()
     said = capsys.readouterr()
     assert name.replace("_", "-") in said.err + said.out and "Traceback" not in said.err
@@ -68,13 +69,13 @@ def test_a_value_out_of_its_range_is_refused_wherever_a_config_is_made(kind, nam
 )
 def test_a_value_of_another_type_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"somewhere is damaged: {name}: "):
-        from_stored(CifarConfig, {name: value}, "somewhere")
+        from_stored(ImageConfig, {name: value}, "somewhere")
 
 
 def test_what_is_stored_comes_back_and_what_came_later_has_its_default():
-    for config in [config for _, config in (*CIFAR_PRESETS.values(), *NER_PRESETS.values())]:
+    for config in (preset.config for preset in PRESETS.values()):
         assert from_stored(type(config), dataclasses.asdict(config), "there") == config
-    assert from_stored(CifarConfig, {"seed": 3, "gone": 1}, "there") == CifarConfig(seed=3)
+    assert from_stored(ImageConfig, {"seed": 3, "gone": 1}, "there") == ImageConfig(seed=3)
 
 
 @pytest.mark.parametrize("seed", [0, 2**31, 2**32 - 1])
@@ -82,6 +83,6 @@ def test_every_seed_that_is_admitted_works(seed):
     import jax
     import numpy as np
 
-    CifarConfig(seed=seed)
+    ImageConfig(seed=seed)
     jax.random.key(seed)
     assert np.uint32(seed) == seed

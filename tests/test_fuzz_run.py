@@ -13,24 +13,26 @@ from pathlib import Path
 import fuzz_readers
 import pytest
 
-from colnorm.run_directory import RunDirectory, _digest
-from experiments import gather, job, record, reproduce, study
-from experiments.configs import CIFAR_PRESETS, CifarConfig, from_stored
+from colnorm.run_directory import RunDirectory
+from colnorm.run_history import _digest
+from experiments import gather, job, reproduce, summary
+from experiments.configs import ImageConfig, from_stored
+from experiments.presets import PRESETS
 
-CONFIG = CIFAR_PRESETS["bn"][1]
-RECORDS = [{"epoch": n, "train_loss": 2.0 / n, "validation_accuracy": 0.1 * n, "features": [-1.5, 0.25]} for n in (1, 2)]
-ABOUT = {"epoch": 2, "config": json.loads(json.dumps(dataclasses.asdict(CONFIG))), "records": _digest(RECORDS)}
+CONFIG = PRESETS["bn"].config
+LINES = [{"epoch": n, "train_loss": 2.0 / n, "validation_accuracy": 0.1 * n, "features": [-1.5, 0.25]} for n in (1, 2)]
+ABOUT = {"epoch": 2, "config": json.loads(json.dumps(dataclasses.asdict(CONFIG))), "records": _digest(LINES)}
 SPLITS = {split: {"accuracy": 0.5, "loss": 1.0} for split in ("train", "validation", "test")}
-RECORD = record.read(Path(__file__).parents[1] / "results" / "study" / "records" / "modern_nn-seed0.json")
+SUMMARY = summary.read(Path(__file__).parents[1] / "results" / "study" / "records" / "modern_nn-seed0.json")
 
 
 def read_run(directory):
     """What evaluation reads; what a checkpoint says of itself is compared as when one is restored."""
     run = RunDirectory.open(directory / "run")
-    run.check_task("cifar")
-    config = from_stored(CifarConfig, run.config, str(run.file("config.json")))
+    run.check_task("images")
+    config = from_stored(ImageConfig, run.config, str(run.file("config.json")))
     run._check_about(ABOUT, 2)
-    assert config == CONFIG and run.history()[:2] == RECORDS
+    assert config == CONFIG and run.history()[:2] == LINES
 
 
 def read_evaluation(directory):
@@ -40,13 +42,13 @@ def read_evaluation(directory):
 
 def read_study(directory):
     scales, seeds = reproduce.read_study(directory / "study", going_on=True)
-    assert set(scales) <= study.ROWS.keys() and isinstance(seeds, int)
+    assert set(scales) <= PRESETS.keys() and isinstance(seeds, int)
 
 
-def read_record(directory):
-    of_row = job.Job(study.ROWS["modern_nn"], 0, "reduced", directory / "study")
+def read_summary_file(directory):
+    of_row = job.Job(PRESETS["modern_nn"], 0, "reduced", directory / "study")
     gather._read_seed(of_row)
-    assert of_row.read_record() == RECORD
+    assert of_row.read_summary() == SUMMARY
 
 
 FILES = {
@@ -54,21 +56,21 @@ FILES = {
     "run/metrics.jsonl": read_run,
     "run/evaluation.json": read_evaluation,
     "study/study.json": read_study,
-    "study/records/modern_nn-seed0.json": read_record,
+    "study/records/modern_nn-seed0.json": read_summary_file,
 }
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_named_or_read_as_it_was(tmp_path, name, count):
-    with RunDirectory.create(tmp_path / "run", "cifar", dataclasses.asdict(CONFIG)) as run:
-        for entry in RECORDS:
+    with RunDirectory.create(tmp_path / "run", "images", dataclasses.asdict(CONFIG)) as run:
+        for entry in LINES:
             run.append(entry)
         run.file("evaluation.json").write_text(json.dumps({"epoch": 2, "splits": SPLITS}))
     (tmp_path / "study" / "records").mkdir(parents=True)
     (tmp_path / "study" / "study.json").write_text(json.dumps({"scales": {"nn": "demo", "bn": "demo"}, "seeds": 2}))
-    digest = hashlib.sha256(json.dumps(RECORD, sort_keys=True).encode()).hexdigest()
-    (tmp_path / "study" / "records" / "modern_nn-seed0.json").write_text(json.dumps({**RECORD, "sha256": digest}))
+    digest = hashlib.sha256(json.dumps(SUMMARY, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "study" / "records" / "modern_nn-seed0.json").write_text(json.dumps({**SUMMARY, "sha256": digest}))
     path, read = tmp_path / name, FILES[name]
     read(tmp_path)
     whole, refused, slowest = path.read_bytes(), 0, 0.0

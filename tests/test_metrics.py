@@ -1,4 +1,6 @@
-"""Confusion matrices against scikit-learn, tagging figures against entities counted by hand."""
+"""Confusion matrices against scikit-learn, those of tagging against entities counted by hand."""
+
+import json
 
 import hypothesis.strategies as st
 import jax
@@ -8,9 +10,19 @@ import pytest
 from hypothesis import given
 from sklearn import metrics
 
-from colnorm.metrics import calibration, classification_figures, confusion_matrix, entity_counts, tagging_figures
+from colnorm.metrics import (
+    AVERAGES,
+    RATIOS,
+    calibration,
+    classification_metrics,
+    confusion_matrix,
+    entity_counts,
+    headline,
+    tagging_metrics,
+)
 
 CLASSES = 4
+NAMES = ("a", "b", "c", "d")
 compiled = jax.jit(confusion_matrix, static_argnums=3)
 
 
@@ -35,23 +47,28 @@ def test_everything_is_what_scikit_learn_says(examples):
     labels, predictions = ([pair[side] for pair in examples] for side in (0, 1))
     confusion = count(labels, predictions)
     assert confusion.dtype == jnp.float32
-    figures = classification_figures(confusion)
-    if not examples:
-        assert np.all(confusion == 0)
-        assert figures == {"accuracy": 0, "macro_f1": 0, "micro_f1": 0, "f1": [0] * CLASSES, "support": [0] * CLASSES}
-        return
     every = list(range(CLASSES))
+    found = classification_metrics(confusion, NAMES)
+    if not examples:
+        nothing = {"precision": 0, "recall": 0, "f1": 0, "support": 0}
+        assert np.all(confusion == 0)
+        assert found == {"accuracy": 0, **dict.fromkeys(AVERAGES, nothing), "classes": dict.fromkeys(NAMES, nothing)}
+        return
     np.testing.assert_array_equal(confusion, metrics.confusion_matrix(labels, predictions, labels=every))
 
-    def f1(average):
-        return metrics.f1_score(labels, predictions, labels=every, average=average, zero_division=0)
+    def check(values, average):
+        expected = metrics.precision_recall_fscore_support(labels, predictions, labels=every, average=average, zero_division=0)
+        np.testing.assert_allclose([[each[name] for each in values] for name in RATIOS], np.reshape(expected[:3], (3, -1)))
 
-    np.testing.assert_allclose(figures["accuracy"], metrics.accuracy_score(labels, predictions), rtol=1e-12)
-    np.testing.assert_allclose(figures["macro_f1"], f1("macro"), rtol=1e-12)
-    np.testing.assert_allclose(figures["micro_f1"], f1("micro"), rtol=1e-12)
-    np.testing.assert_allclose(figures["f1"], f1(None), rtol=1e-12)
-    assert figures["support"] == [labels.count(label) for label in every]
-    assert figures["micro_f1"] == pytest.approx(figures["accuracy"])
+    for average in AVERAGES:
+        check([found[average]], average)
+        assert found[average]["support"] == len(labels)
+    check(found["classes"].values(), None)
+    assert [each["support"] for each in found["classes"].values()] == [labels.count(label) for label in every]
+    np.testing.assert_allclose(found["accuracy"], metrics.accuracy_score(labels, predictions), rtol=1e-12)
+    assert found["micro"]["f1"] == pytest.approx(found["accuracy"])
+    shown = headline(found, "test_")
+    assert shown == {"test_accuracy": found["accuracy"], **{f"test_{name}_f1": found[name]["f1"] for name in AVERAGES}}
 
 
 @given(pairs, st.integers(0, 40))
@@ -80,24 +97,22 @@ def test_weights_count():
 
 def test_absent_classes_lower_the_macro_mean_only():
     """Two classes of four occur, both always recognized: scikit-learn's default leaves the others out, we don't."""
-    figures = classification_figures(count([0, 1, 1], [0, 1, 1]))
-    assert (figures["accuracy"], figures["micro_f1"], figures["macro_f1"]) == (1, 1, 0.5)
-    assert figures["f1"] == [1, 1, 0, 0]
+    found = classification_metrics(count([0, 1, 1], [0, 1, 1]), NAMES)
+    assert headline(found) == {"accuracy": 1, "micro_f1": 1, "macro_f1": 0.5, "weighted_f1": 1}
+    assert [each["f1"] for each in found["classes"].values()] == [1, 1, 0, 0]
     assert metrics.f1_score([0, 1, 1], [0, 1, 1], average="macro") == 1
 
 
 def test_large_counts_are_exact():
     """Summed on the host in float64, where float32 would stop counting at 2^24."""
-    figures = classification_figures(np.array([[2.0**25 + 1, 0], [1, 2.0**25]]))
-    assert figures["support"] == [2**25 + 1, 2**25 + 1]
-    assert figures["accuracy"] == (2**26 + 1) / (2**26 + 2)
+    found = classification_metrics(np.array([[2.0**25 + 1, 0], [1, 2.0**25]]), NAMES[:2])
+    assert [each["support"] for each in found["classes"].values()] == [2**25 + 1, 2**25 + 1]
+    assert found["accuracy"] == (2**26 + 1) / (2**26 + 2)
 
 
-def test_figures_can_be_written_as_json():
-    import json
-
-    figures = classification_figures(count([0, 1], [1, 1]))
-    assert json.loads(json.dumps(figures)) == figures
+def test_metrics_can_be_written_as_json():
+    found = classification_metrics(count([0, 1], [1, 1]), NAMES)
+    assert json.loads(json.dumps(found)) == found
 
 
 # ------------------------------------------------------------------------------------------------------------------ tagging
@@ -121,9 +136,9 @@ sentence = st.lists(st.tuples(st.sampled_from(TAGS), st.sampled_from(TAGS)), max
 
 
 @given(st.lists(sentence, max_size=5))
-def test_tagging_figures_are_those_of_the_spans(pairs):
+def test_tagging_metrics_are_those_of_the_spans(pairs):
     gold, predicted = ([[pair[side] for pair in tags] for tags in pairs] for side in (0, 1))
-    figures = tagging_figures(gold, predicted)
+    figures = tagging_metrics(gold, predicted)
     counts = {kind: np.zeros(3) for kind in ("per", "geo")}
     for right, guess in zip(gold, predicted, strict=True):
         right, guess = spans(right), spans(guess)
@@ -137,9 +152,9 @@ def test_tagging_figures_are_those_of_the_spans(pairs):
         return {"precision": precision, "recall": recall, "f1": f1, "support": int(there)}
 
     by_type = {kind: ratios(*found) for kind, found in counts.items() if found.any()}
-    assert figures["types"].keys() == by_type.keys()
+    assert figures["classes"].keys() == by_type.keys()
     for kind, expected in by_type.items():
-        assert figures["types"][kind] == pytest.approx(expected)
+        assert figures["classes"][kind] == pytest.approx(expected)
     assert figures["micro"] == pytest.approx(ratios(*sum(counts.values())))
     tokens = [pair for tags in pairs for pair in tags]
     assert figures["accuracy"] == pytest.approx(np.mean([a == b for a, b in tokens]) if tokens else 0.0)
@@ -160,9 +175,9 @@ def test_entity_counts_are_those_of_the_spans(pairs):
         assert row.tolist() == [len(right & guess), len(guess), len(right)]
 
 
-def test_tagging_figures_of_other_sentences():
+def test_tagging_metrics_of_other_sentences():
     with pytest.raises(ValueError, match="their lengths differ"):
-        tagging_figures([["O", "O"]], [["O"]])
+        tagging_metrics([["O", "O"]], [["O"]])
     with pytest.raises(ValueError, match="their lengths differ"):
         entity_counts([["O"], ["O"]], [["O"]])
 

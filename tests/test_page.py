@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from colnorm.run_directory import RunDirectory
-from experiments import gather, job, page, record, study
+from experiments import gather, job, page, study, summary
 from experiments.differences import differences
+from experiments.presets import PRESETS
 
 MACHINE = {"device": "cpu", "processor": "a <fast> one, 2 cores", "jax": "0.10.2"}
 COVERAGE = {"entries": 200, "exact": 60, "lowercased": 20, "tokens": 1000, "exact_tokens": 700, "lowercased_tokens": 100}
@@ -22,35 +23,34 @@ BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome
 def finish(job, accuracy):
     """What training and evaluation leave of a run that came to this accuracy."""
     rng = np.random.default_rng(job.seed)
-    taggers = job.row.task == "taggers"
-    config = {**dataclasses.asdict(job.row.config(job.scale)), "data": "ner_dataset.csv" if taggers else "cifar10"}
-    RunDirectory.create(job.run, "ner" if taggers else "cifar", config | {"seed": job.seed}).close()
+    tagging = job.row.task == "tagging"
+    config = {**dataclasses.asdict(job.config), "data": "ner_dataset.csv" if tagging else "cifar10"}
+    RunDirectory.create(job.run, job.row.task, config | {"seed": job.seed}).close()
     (job.run / "machine.json").write_text(json.dumps(MACHINE | {"devices": job.seed + 1}))
-    if job.row.needs_glove:
+    if job.row.glove:
         (job.run / "vectors.json").write_text(json.dumps(COVERAGE))
     history = []
     for epoch in (1, 2, 3):
         entry = {"epoch": epoch, "seconds": 2.0 * epoch, "compile_seconds": 1.0, "peak_memory_mib": 1000.0 + epoch}
         for split in ("train", "validation"):
             entry |= {f"{split}_loss": 1 / epoch, f"{split}_accuracy": accuracy * epoch / 3}
-        if taggers:
+        if tagging:
             entry |= {"validation_micro_f1": accuracy * epoch / 3, "validation_macro_f1": accuracy * epoch / 4}
         else:
             entry["feature_percentiles"] = sorted(rng.standard_normal(4).tolist())
         history.append(entry)
     (job.run / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
-    figures = {"loss": 0.5, "accuracy": accuracy}
-    if taggers:
-        means = {"precision": accuracy, "recall": accuracy, "f1": accuracy, "support": 40}
-        rows = [{"low": 0.8, "high": 0.9, "count": 40, "probability": 0.85, "right": accuracy}]
-        calibrated = {"error": abs(0.85 - accuracy), "bins": rows}
-        figures |= {"micro": means, "macro": means, "weighted": means, "types": {"geo": means, "per": means}}
-        figures |= {"sentences": 40, "calibration": calibrated}
+    means = {"precision": accuracy, "recall": accuracy, "f1": accuracy, "support": 40}
+    metrics = {"examples": 1000, "loss": 0.5, "accuracy": accuracy, **dict.fromkeys(("micro", "macro", "weighted"), means)}
+    if tagging:
+        bins = [{"low": 0.8, "high": 0.9, "count": 40, "probability": 0.85, "right": accuracy}]
+        calibrated = {"error": abs(0.85 - accuracy), "bins": bins}
+        metrics |= {"examples": 40, "classes": {"geo": means, "per": means}, "calibration": calibrated}
     else:
         confusion = np.diag([round(100 * accuracy)] * 3) + 1
-        figures |= {"examples": 1000, "macro_f1": accuracy, "micro_f1": accuracy, "confusion": confusion.tolist()}
-    evaluated = {"epoch": 3, "splits": dict.fromkeys(("train", "validation", "test"), figures), "machine": MACHINE}
-    if taggers:
+        metrics |= {"classes": dict.fromkeys("abc", means), "confusion": confusion.tolist()}
+    evaluated = {"epoch": 3, "splits": dict.fromkeys(("train", "validation", "test"), metrics), "machine": MACHINE}
+    if tagging:
         right = rng.random(40) < accuracy
         counts = [[int(hit), int(hit), 1] for hit in right]
         (job.run / "test_counts.json").write_text(json.dumps(counts))
@@ -60,7 +60,7 @@ def finish(job, accuracy):
     else:
         evaluated["class_names"] = ["cat", "dog", "<b>"]
     (job.run / "evaluation.json").write_text(json.dumps(evaluated))
-    record.write(job.run, job.scale, job.record)
+    summary.write(job.run, job.scale, job.summary)
 
 
 ACCURACIES = {
@@ -90,7 +90,7 @@ def written(tmp_path_factory):
     cost = {"what": "a CRF's step", "tags": [8, 16], "milliseconds": [1.0, 3.0], "gigaflops": [1.5, 2.0], "growth": [1.58]}
     (output / "crf_cost.json").write_text(json.dumps({**cost, "machine": MACHINE}))
     results = gather.gather(jobs)
-    path = page.write(results, {(each.row.name, each.seed): each.record for each in jobs if each.is_finished}, output)
+    path = page.write(results, {(each.row.name, each.seed): each.summary for each in jobs if each.is_finished}, output)
     assert path == output / "index.html"
     return json.loads(json.dumps(results)), output  # results are JSON
 
@@ -103,11 +103,11 @@ def text_of(html):
 def test_figures_are_means_over_seeds_beside_the_reports(written):
     results, output = written
     rows = {row["name"]: row for row in results["rows"]}
-    assert rows["bn"]["figures"]["test accuracy"] == {"mean": pytest.approx(0.825), "spread": pytest.approx(0.01 / np.sqrt(2))}
+    assert rows["bn"]["metrics"]["test_accuracy"] == {"mean": pytest.approx(0.825), "spread": pytest.approx(0.01 / np.sqrt(2))}
     assert rows["ln"]["failures"] == {"0": "loss is nan & void at epoch 1, step 5"} and rows["ln"]["seeds"] == []
     seen = text_of((output / "index.html").read_text())
-    assert "82.50 ± 0.71 % report 81.39, +1.11 public 87.8" in seen
-    assert "ln, seed 0: loss is nan &amp; void at epoch 1, step 5" in seen
+    assert "82.50 ± 0.71 % (81.39, +1.11), public 87.8" in seen
+    assert "ln, seed 0, failed: loss is nan &amp; void at epoch 1, step 5" in seen
     assert "not trained yet" in seen and "a &lt;fast&gt; one, 2 cores" in seen
     texts = differences(results)
     assert any("80 of the 200 words, which are 80.0% of the training tokens" in text for text in texts)
@@ -116,12 +116,12 @@ def test_figures_are_means_over_seeds_beside_the_reports(written):
     assert "| bn | before the addition | 1.0 | 10.0 % | 20.0 % | 30.0 % |" in (output / "RESULTS.md").read_text()
     assert not any("training ends after few epochs" in text for text in texts)  # nothing of scales that aren't there
     for text in (*texts, *page.TEXTS.values()):
-        assert text in seen.replace("&#39;", "'") and text in (output / "RESULTS.md").read_text()
+        assert text in seen and text in (output / "RESULTS.md").read_text()
     in_markdown = (output / "RESULTS.md").read_text()
     assert "82.50 ± 0.71 % (81.39, +1.11)" in in_markdown
     assert "| geo | 80.50 ± 0.71 % (75) | 80.50 ± 0.71 % (76) | 80.50 ± 0.71 % (76) | 40 |" in in_markdown
-    assert "80.50 ± 0.71 % report 75 80.50 ± 0.71 % report 76 80.50 ± 0.71 % report 76 40" in seen
-    assert "3, 3; 3, 3 report 40" in seen and "| 3, 3; 3, 3 (40) |" in in_markdown
+    assert "80.50 ± 0.71 % (75) 80.50 ± 0.71 % (76) 80.50 ± 0.71 % (76) 40" in seen
+    assert "3, 3; 3, 3 (40)" in seen and "| 3, 3; 3, 3 (40) |" in in_markdown
     for page_text in (seen, in_markdown):
         assert "Word vectors: vectors for 80 of 200 words (40.0%; 20 of them in lower case), 80.0% of tokens." in page_text
         assert "public 87.8" in page_text and "machine 1, 2." in page_text
@@ -135,7 +135,7 @@ def test_every_row_its_command_and_its_pictures_are_there(written):
         assert f"| `{row['name']}` " in markdown and row["command"] in markdown
     pictures = {path.stem for path in (output / "pictures").glob("*.svg")}
     of_rows = {path.stem for path in (output / "pictures" / "rows").glob("*.svg")}
-    assert {"curves-of-report", "curves-of-taggers", "features", "batch-sizes", "calibration"} <= pictures
+    assert {"curves-of-report", "curves-of-tagging", "features", "batch-sizes", "calibration"} <= pictures
     assert {"bn", "confusion-of-bn", "crf", "transitions-of-crf"} <= of_rows
     shown = re.findall(r"\]\(pictures/([^)]*)\)", markdown)
     assert len(shown) == len(set(shown)) == len(pictures) and html.count("<img ") == len(pictures) + len(of_rows)
@@ -169,7 +169,7 @@ def test_claims_are_checked_by_seed_and_by_sentence(written):
     assert claims.keys() == {"GloVe"}
     counts = [
         [
-            np.array(record.read(written[1] / "records" / f"{name}-seed{seed}.json")["test_counts"])
+            np.array(summary.read(written[1] / "records" / f"{name}-seed{seed}.json")["test_counts"])
             for name in ("glove", "random")
         ]
         for seed in (0, 1)
@@ -192,30 +192,30 @@ def test_a_verdict_is_no_surer_than_the_seeds():
 
 
 def test_a_record_of_another_run_is_refused(tmp_path):
-    of_row = job.Job(study.ROWS["gn"], 0, "full", tmp_path)
+    of_row = job.Job(PRESETS["gn"], 0, "full", tmp_path)
     finish(of_row, 0.8)
     with pytest.raises(ValueError, match=r"gn-seed0.json is .* at scale full; the study has this row at scale reduced"):
-        gather.gather([job.Job(study.ROWS["gn"], 0, "reduced", tmp_path)])
-    stored = record.read(of_row.record)
+        gather.gather([job.Job(PRESETS["gn"], 0, "reduced", tmp_path)])
+    stored = summary.read(of_row.summary)
     # Options that came later or are gone, and places, make no other run.
     stored["config"] |= {"gone": 1, "data_dir": "there"}
     del stored["config"]["num_groups"]
-    of_row.record.write_text(json.dumps(stored))
-    assert of_row.read_record() == stored
+    of_row.summary.write_text(json.dumps(stored))
+    assert of_row.read_summary() == stored
     stored["config"] |= {"seed": 2, "learning_rate": 0.2}
-    of_row.record.write_text(json.dumps(stored))
+    of_row.summary.write_text(json.dumps(stored))
     with pytest.raises(ValueError, match=r"gn-seed0.json .*: learning_rate was 0.2, is 0.1, seed was 2, is 0; .*gn-seed0"):
         gather.gather([of_row])
     stored["config"] |= {"seed": 0, "learning_rate": 0.1}
     del stored["config"]["norm_placement"]  # of before there was a choice: He et al.'s
-    of_row.record.write_text(json.dumps(stored))
+    of_row.summary.write_text(json.dumps(stored))
     with pytest.raises(ValueError, match=r"norm_placement was 'before_addition', is 'after_addition'; .*gn-seed0"):
         gather.gather([of_row])
 
 
 def test_rows_of_two_scales_say_so_and_are_not_compared(tmp_path):
     scales = {"gn": "full", "bn": "reduced", "glove": "reduced", "random": "full", "char": "reduced"}
-    jobs = [job.Job(study.ROWS[name], 0, scale, tmp_path) for name, scale in scales.items()]
+    jobs = [job.Job(PRESETS[name], 0, scale, tmp_path) for name, scale in scales.items()]
     for each in jobs:
         finish(each, 0.8)
     results = gather.gather(jobs)
@@ -225,9 +225,9 @@ def test_rows_of_two_scales_say_so_and_are_not_compared(tmp_path):
     of_one = " ".join(differences(gather.gather([each for each in jobs if each.row.name == "random"])))
     assert "144,919 entities, these 120;" in of_one and "group normalization" not in of_one
     assert results["scales"] == {scale: study.SCALES[scale] for scale in ("reduced", "full")}
-    path = page.write(results, {(each.row.name, 0): each.record for each in jobs}, tmp_path)
+    path = page.write(results, {(each.row.name, 0): each.summary for each in jobs}, tmp_path)
     seen = text_of(path.read_text())
-    assert "Rows of two scales" in seen and "batch normalization, reduced" in seen and "16 groups, full" in seen
+    assert "Rows of two scales" in seen and "bn 1.2.1 reduced" in seen and "gn 1.2.1 full" in seen
     assert "| `gn` 1.2.1 full |" in (tmp_path / "RESULTS.md").read_text()
 
 
@@ -282,5 +282,5 @@ def test_a_browser_shows_every_picture_on_a_phone_without_scrolling_sideways(wri
     assert count >= 20 and f'data-seen="{count} of {count}"' in shown
     width, window = map(int, re.search(r'data-wide="(\d+) in (\d+)"', shown).groups())
     assert width <= window
-    for name in study.ROWS:
+    for name in PRESETS:
         assert (f'id="row-{name}"' in shown) == (name in {*ACCURACIES, "ln", "best"})

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,9 +17,10 @@ import pytest
 from parallel_cases import CONFIG, SIZE, make_data, make_state, named_arrays, train
 from tiny_training import tiny
 
+from colnorm.data.batching import padded_batches, shuffled_batches
 from colnorm.parallel import Parallel, check_batch_size, make_engine
-from colnorm.training import SingleDevice, TrainState, padded_batches, shuffled_batches
-from experiments import cifar
+from colnorm.training import SingleDevice, TrainState
+from experiments import images as task
 
 ROOT = Path(__file__).parents[1]
 # Sums over 4 x 4 examples instead of 16 round differently, each by 6e-8 of its size at most; four steps made that 2e-7 of
@@ -47,7 +49,7 @@ def test_four_devices_train_as_one_does(network, normalization):
     data = make_data()
     config = dataclasses.replace(CONFIG, normalization=normalization)
     with tiny() if network == "tiny" else contextlib.nullcontext():
-        state, losses = make_state(cifar.make_model(config, 10)), cifar.make_loss(config, data)
+        state, losses = make_state(task.make_model(config, 10)), partial(task.make_loss, config, data)
         one, four = make_engine(losses, 1), make_engine(losses, 4)
         assert (one.num_devices, four.num_devices) == (1, 4)
         expected, result = train(one, state, data), train(four, state, data)
@@ -251,8 +253,8 @@ def test_two_processes_train_as_one_device_does(tmp_path):
 
     data = make_data()
     with tiny():
-        engine = make_engine(cifar.make_loss(CONFIG, data), 1)
-        expected = named_arrays(train(engine, make_state(cifar.make_model(CONFIG, 10)), data))
+        engine = make_engine(partial(task.make_loss, CONFIG, data), 1)
+        expected = named_arrays(train(engine, make_state(task.make_model(CONFIG, 10)), data))
     results = [dict(np.load(tmp_path / f"{number}.npz")) for number in range(2)]
     for result in results:
         assert result.pop("num_devices") == 4

@@ -252,7 +252,7 @@ def run(tmp_path_factory):
 
 
 def write_run(path, fields, encoder, params):
-    with RunDirectory.create(path, "ner", {}) as directory:
+    with RunDirectory.create(path, "tagging", {}) as directory:
         predict.write_tagger(directory.path, fields, encoder)
         state = TrainState.create(apply_fn=build(fields).apply, params=params, tx=optax.sgd(0.1))
         directory.save(state.replace(step=jnp.ones((), jnp.int32)), 1, 1)

@@ -50,7 +50,7 @@ def test_a_row_is_trained_while_the_checkout_is_worked_on_and_committed_alone(cl
     assert queue.main(["start", "--scale", "demo", "--rows", "nn", "--seeds", "1", "--jobs", "1"]) == 0
     assert queue.main(["start"]) == 1 and "runs already" in capsys.readouterr().err
     # An edit that must not reach it: no training with it would begin.
-    (clone / "experiments" / "train_cifar.py").write_text("raise ValueError")
+    (clone / "experiments" / "train.py").write_text("raise ValueError")
     subprocess.run(["git", "add", "experiments"], check=True)
     log = directory / "study" / "runs" / "nn-seed0" / "metrics.jsonl"
     wait_until(log.exists, "the first epoch")
@@ -70,4 +70,4 @@ def test_a_row_is_trained_while_the_checkout_is_worked_on_and_committed_alone(cl
     changed = subprocess.run(["git", "show", "--name-only", "--format="], capture_output=True, text=True).stdout.split()
     assert "results/study/records/nn-seed0.json" in changed and all(name.startswith("results/study/") for name in changed)
     staged = subprocess.run(["git", "diff", "--cached", "--name-only"], capture_output=True, text=True).stdout.split()
-    assert staged == ["experiments/train_cifar.py"]  # the user's own stays staged
+    assert staged == ["experiments/train.py"]  # the user's own stays staged

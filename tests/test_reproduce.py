@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from colnorm.run_directory import RunDirectory
-from experiments import demo_vectors, job, process, reproduce, study
+from experiments import job, pool, process, reproduce, study
+from experiments.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 TIMES = {"seconds", "epoch_seconds", "compile_seconds", "peak_memory_mib"}
@@ -46,7 +47,7 @@ def wait_for(path, process, lines=1):
     raise AssertionError(f"{path} did not come")
 
 
-def figures(output):
+def metrics(output):
     results = json.loads((output / "results.json").read_text())
     return {
         row["name"]: [{key: value for key, value in seed.items() if key not in TIMES} for seed in row["seeds"]]
@@ -58,7 +59,7 @@ def figures(output):
 def whole(tmp_path_factory):
     """A row of images and one of taggers, without a break."""
     output = tmp_path_factory.mktemp("reproduce") / "whole"
-    process = start(output, "--rows", "nn", "glove")
+    process = start(output, "--rows", "nn", "char")
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     return output, out
@@ -67,18 +68,17 @@ def whole(tmp_path_factory):
 def test_rows_are_trained_evaluated_and_on_the_page(whole):
     output, out = whole
     results = json.loads((output / "results.json").read_text())
-    assert [row["name"] for row in results["rows"]] == ["nn", "glove"]
+    assert [row["name"] for row in results["rows"]] == ["nn", "char"]
     for row in results["rows"]:
         (seed,) = row["seeds"]
-        config = study.ROWS[row["name"]].config("demo")
-        assert seed["epochs"] == config.epochs and 0 < seed["figures"]["test accuracy"] <= 1
+        config = study.at_scale(PRESETS[row["name"]], "demo")
+        assert seed["epochs"] == config.epochs and 0 < seed["metrics"]["test_accuracy"] <= 1
         assert f'id="row-{row["name"]}"' in (output / "index.html").read_text()
     command = results["rows"][1]["command"]
-    assert command.startswith("python -m experiments.train_ner glove --data sample")
-    assert command.endswith("--seed 0 --glove GLOVE --run RUN")
+    assert command.startswith("python -m experiments.train char --hidden 50") and command.endswith("--seed 0 --run RUN")
     cost = json.loads((output / "crf_cost.json").read_text())
-    assert len(cost["milliseconds"]) == len(cost["tags"]) and min(cost["milliseconds"]) > 0
-    assert "[2/2] glove, seed 0: BiLSTM, GloVe" in out
+    assert len(cost["milliseconds"]) == len(cost["tags"]) > 3
+    assert "[2/2] char, seed 0: GloVe and a character BiLSTM" in out
     assert not list(output.glob("**/*.stderr"))
 
 
@@ -98,7 +98,7 @@ def test_killed_twice_it_ends_with_the_same_figures(whole, tmp_path):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "going on after epoch" in out and "left" in out
-    assert figures(output) == {"nn": figures(whole[0])["nn"]}
+    assert metrics(output) == {"nn": metrics(whole[0])["nn"]}
 
 
 def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, tmp_path, capsys):
@@ -106,7 +106,7 @@ def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, tmp_pat
     before = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/metrics.jsonl")}
     page = (output / "index.html").read_text()
     (output / "index.html").unlink()
-    arguments = ["--output", str(output), "--rows", "nn", "glove"]
+    arguments = ["--output", str(output), "--rows", "nn", "char"]
     assert reproduce.main([*arguments, "--page-only"]) == 0
     assert (output / "index.html").read_text() == page
     assert reproduce.main(["--output", str(output), "--resume"]) == 0  # the rows that were begun
@@ -119,23 +119,6 @@ def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, tmp_pat
     assert (other / "index.html").read_text() == page and not list(other.glob("runs/*"))
     assert str(output) not in "".join(path.read_text() for path in other.glob("records/*"))
     assert {path: path.stat().st_mtime_ns for path in output.glob("runs/*/metrics.jsonl")} == before
-
-
-def test_a_row_that_fails_is_named_and_the_others_are_trained(whole, tmp_path, capsys, monkeypatch):
-    """A file of vectors that isn't one fails the tagger; the row of images is there already."""
-    output = tmp_path / "failing"
-    (output / "runs").mkdir(parents=True)
-    (output / "study.json").write_text('{"scales": {"nn": "demo"}, "seeds": 1}')
-    (output / "vectors.txt").write_text("one 1 2 3\ntwo 1 2\n")
-    os.symlink(whole[0] / "runs" / "nn-seed0", output / "runs" / "nn-seed0")
-    (output / "crf_cost.json").write_text((whole[0] / "crf_cost.json").read_text())
-    monkeypatch.chdir(ROOT)
-    assert reproduce.main(["--output", str(output), "--rows", "nn", "glove", "--resume"]) == 1
-    err = capsys.readouterr().err
-    assert "vectors.txt:2" in err and "1 runs failed: glove, seed 0" in err
-    results = json.loads((output / "results.json").read_text())
-    assert "vectors.txt:2" in results["rows"][1]["failures"]["0"]
-    assert results["rows"][0]["seeds"] and "vectors.txt:2" in (output / "index.html").read_text()
 
 
 def test_what_cant_be_done_is_refused_at_once(whole, tmp_path, capsys):
@@ -178,7 +161,7 @@ def test_data_is_found_in_the_directory_or_where_it_is_named(tmp_path):
     vectors = str(tmp_path / "vectors.txt")
     Path(vectors).touch()
     command = reproduce.Command(data_dir=str(tmp_path), glove=vectors)
-    assert reproduce.find_data(command, jobs, tmp_path) == {
+    assert reproduce.find_data(command, jobs) == {
         "bn": {"data_dir": str(tmp_path)},
         "random": {"data": str(tmp_path / "ner_dataset.csv")},
         "crf": {"data": str(tmp_path / "ner_dataset.csv"), "glove": vectors},
@@ -204,50 +187,50 @@ def test_two_commands_are_not_at_work_in_one_study(tmp_path):
 
 
 def test_a_stop_reaches_what_runs_and_nothing_begins_after_it():
-    children = job.Children()
-    waiting = threading.Timer(0.5, children.stop)
+    running_pool = pool.Pool()
+    waiting = threading.Timer(0.5, running_pool.stop)
     waiting.start()
     with pytest.raises(KeyboardInterrupt):
-        children.run(["timeit", "-n1", "-r1", "import time; time.sleep(600)"], job.Place())
+        running_pool.run(["timeit", "-n1", "-r1", "import time; time.sleep(600)"], pool.Slot())
     with pytest.raises(KeyboardInterrupt):
-        children.run(["timeit", "pass"], job.Place())
+        running_pool.run(["timeit", "pass"], pool.Slot())
 
 
 def test_the_reason_of_a_failure_is_one_line():
-    assert job.why(1, "a warning\nerror: ner.csv:3: no tag\nsome more") == "ner.csv:3: no tag"
-    assert job.why(1, "Traceback\n  ...\nKeyError: 'x'") == "KeyError: 'x'"
-    assert job.why(-9, "a warning of long ago") == "killed by SIGKILL"
-    assert job.why(3, "") == "exit status 3"
+    assert pool.reason(1, "a warning\nerror: ner.csv:3: no tag\nsome more") == "ner.csv:3: no tag"
+    assert pool.reason(1, "Traceback\n  ...\nKeyError: 'x'") == "KeyError: 'x'"
+    assert pool.reason(-9, "a warning of long ago") == "killed by SIGKILL"
+    assert pool.reason(3, "") == "exit status 3"
 
 
 def test_a_run_that_was_stopped_before_its_first_epoch_begins_anew(tmp_path, monkeypatch):
     """It may lack any of its files, so that nothing could go on with it."""
-    begun = job.Job(study.ROWS["random"], 0, "demo", tmp_path)
+    begun = job.Job(PRESETS["random"], 0, "demo", tmp_path)
     begun.run.mkdir(parents=True)
     (begun.run / "config.json.tmp").write_text("{")
     done = []
 
     def run(command, *_):
         done.append(command)
-        if "experiments.train_ner" in command:
-            RunDirectory.create(begun.run, "ner", {}, overwrite=True).close()
+        if "experiments.train" in command:
+            RunDirectory.create(begun.run, "tagging", {}, overwrite=True).close()
         else:
             splits = {name: {} for name in ("train", "validation", "test")}
             (begun.run / "evaluation.json").write_text(json.dumps({"epoch": 1, "splits": splits}))
         return 0
 
-    children = job.Children()
-    monkeypatch.setattr(children, "run", run)
-    assert begun.do({}, job.Place(), children)
+    running_pool = pool.Pool()
+    monkeypatch.setattr(running_pool, "run", run)
+    assert begun.do({}, pool.Slot(), running_pool)
     assert begun.is_finished
-    assert "--resume" not in done[0] and done[1] == ["experiments.evaluate_ner", str(begun.run)]
+    assert "--resume" not in done[0] and done[1] == ["experiments.evaluate", str(begun.run)]
 
 
 def test_damaged_records_of_a_run_stop_that_row_alone_and_delete_nothing(tmp_path, capfd):
     """The row fails with the file's name, as often as it is tried; another is trained."""
     output = tmp_path / "study"
-    broken, other = (job.Job(study.ROWS[name], 0, "demo", output) for name in ("nn", "bn"))
-    RunDirectory.create(broken.run, "cifar", dataclasses.asdict(broken.row.config("demo"))).close()
+    broken, other = (job.Job(PRESETS[name], 0, "demo", output) for name in ("nn", "bn"))
+    RunDirectory.create(broken.run, "images", dataclasses.asdict(study.at_scale(broken.row, "demo"))).close()
     (broken.run / "metrics.jsonl").write_text('{"epoch": 1\n')
     (broken.run / "checkpoints").mkdir()
     assert broken.epoch_seconds == []
@@ -257,13 +240,16 @@ def test_damaged_records_of_a_run_stop_that_row_alone_and_delete_nothing(tmp_pat
     assert f"{broken.run / 'metrics.jsonl'}:1 is damaged: expected JSON" in said and "1 runs failed: nn, seed 0" in said
     assert other.is_finished and "metrics.jsonl:1 is damaged" in (broken.failure or "")
     assert (broken.run / "metrics.jsonl").read_text() == '{"epoch": 1\n'
-    assert "metrics.jsonl:1 is damaged" in (output / "RESULTS.md").read_text()
+    for page in ("RESULTS.md", "index.html"):
+        assert "metrics.jsonl:1 is damaged" in (output / page).read_text()
+    rows = {row["name"]: row for row in json.loads((output / "results.json").read_text())["rows"]}
+    assert "metrics.jsonl:1 is damaged" in rows["nn"]["failures"]["0"] and rows["bn"]["seeds"]
 
 
 @pytest.mark.parametrize("left", ["records", "a checkpoint", "neither"])
 def test_a_run_of_which_anything_is_stored_is_never_overwritten(tmp_path, left):
-    of_row = job.Job(study.ROWS["nn"], 0, "demo", tmp_path)
-    with RunDirectory.create(of_row.run, "cifar", {}) as run:
+    of_row = job.Job(PRESETS["nn"], 0, "demo", tmp_path)
+    with RunDirectory.create(of_row.run, "images", {}) as run:
         if left == "records":
             run.append({"epoch": 1, "seconds": 1.0})
         if left == "a checkpoint":  # its records are gone: resuming says so
@@ -301,59 +287,45 @@ def test_a_damaged_record_is_named(tmp_path, capsys, text):
 
 def test_rows_at_a_time_share_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 4, 5, 7}, raising=False)
-    assert job.places_of(1) == [job.Place((), 1.0)]  # all that there is, whatever it is
-    assert job.places_of(2) == [job.Place((0, 2), 0.5), job.Place((4, 5, 7), 0.5)]
-    assert [place.cores for place in job.places_of(5)] == [(0,), (2,), (4,), (5,), (7,)]
+    assert pool.make_slots(1) == [pool.Slot((), 1.0)]  # all that there is, whatever it is
+    assert pool.make_slots(2) == [pool.Slot((0, 2), 0.5), pool.Slot((4, 5, 7), 0.5)]
+    assert [slot.cores for slot in pool.make_slots(5)] == [(0,), (2,), (4,), (5,), (7,)]
     for number in (0, 6):
         with pytest.raises(ValueError, match=f"between 1 and the number of cores, 5, got {number}"):
-            job.places_of(number)
+            pool.make_slots(number)
 
 
 @pytest.mark.skipif(process.available_cores() < 2, reason="one core")
 def test_two_rows_at_a_time_stop_together_and_end_as_alone(whole, tmp_path):
     output = tmp_path / "two"
-    arguments = ("--rows", "random", "glove", "--jobs", "2")
+    arguments = ("--rows", "random", "char", "--jobs", "2")
     running = start(output, *arguments)
-    for name in ("random", "glove"):  # both have begun, neither waits for the other
+    for name in ("random", "char"):  # both have begun, neither waits for the other
         wait_for(output / "runs" / f"{name}-seed0" / "metrics.jsonl", running, 2)
     assert not list(output.glob("runs/*/evaluation.json"))
     running.send_signal(signal.SIGINT)  # to it alone: it stops what it runs
     out, err = running.communicate(timeout=120)
     assert running.returncode == 130 and "interrupted" in err
-    assert "random, seed 0: epoch   1/5" in out and "glove, seed 0: epoch   1/5" in out
+    assert "random, seed 0: epoch   1/5" in out and "char, seed 0: epoch   1/5" in out
     running = start(output, *arguments, "--resume")
     out, err = running.communicate(timeout=300)
     assert running.returncode == 0, err
     # On one core sums are taken in another order.
-    (alone,), (beside,) = figures(whole[0])["glove"], figures(output)["glove"]
+    (alone,), (beside,) = metrics(whole[0])["char"], metrics(output)["char"]
     assert beside["best_epoch"] == alone["best_epoch"]
-    assert beside["figures"] == pytest.approx(alone["figures"], rel=1e-4)
+    assert beside["metrics"] == pytest.approx(alone["metrics"], rel=1e-4)
 
 
 def test_time_left_comes_from_the_epochs_that_were_trained(tmp_path):
     jobs = [job.Job(row, 0, "demo", tmp_path) for row in study.choose(("nn", "bn", "random"))]
     nn, bn, random = jobs
     assert reproduce.time_left(jobs, jobs) == (0, False)
-    with RunDirectory.create(nn.run, "cifar", {}) as run:
+    with RunDirectory.create(nn.run, "images", {}) as run:
         run.append({"epoch": 1, "seconds": 4.0})
         run.append({"epoch": 2, "seconds": 2.0})
-    epochs = bn.row.config("demo").epochs
+    epochs = bn.config.epochs
     assert reproduce.time_left([nn, bn], jobs) == (3.0 * (epochs - 2) + 3.0 * epochs, True)
-    RunDirectory.create(bn.run, "cifar", {}).close()
+    RunDirectory.create(bn.run, "images", {}).close()
     (bn.run / "metrics.jsonl").write_text('{"epoch": 1, "seconds": 10.0}\n{"epoch": 2, "seco')  # killed while it wrote
     assert reproduce.time_left([bn], jobs) == (10.0 * (epochs - 1), True)
     assert reproduce.time_left([bn, random], jobs) == (10.0 * (epochs - 1), False)  # nothing is known of taggers
-
-
-def test_demo_vectors_tell_words_of_a_kind_from_others(tmp_path):
-    demo_vectors.write_vectors(tmp_path / "vectors.txt")
-    lines = (tmp_path / "vectors.txt").read_text().splitlines()
-    vectors = {line.split(" ")[0]: [float(value) for value in line.split(" ")[1:]] for line in lines}
-    assert {len(vector) for vector in vectors.values()} == {demo_vectors.FEATURES}
-
-    def likeness(first, second):
-        a, b = vectors[first], vectors[second]
-        length = sum(x * x for x in a) ** 0.5 * sum(y * y for y in b) ** 0.5
-        return sum(x * y for x, y in zip(a, b, strict=True)) / length
-
-    assert likeness("Monday", "Tuesday") > 0.5 > likeness("Monday", "percent")

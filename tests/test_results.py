@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import gather, job, page, reproduce, study
+from experiments import gather, job, page, reproduce
+from experiments.presets import PRESETS
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -21,7 +22,7 @@ def leaves(value, name=""):
 
 def measured(results):
     """Without what rows are called and how they are started, which may be written otherwise since."""
-    rows = [{name: row[name] for name in ("name", "scale", "seeds", "figures", "types")} for row in results["rows"]]
+    rows = [{name: row[name] for name in ("name", "scale", "seeds", "metrics", "classes")} for row in results["rows"]]
     return {"rows": rows, **{name: results[name] for name in ("order", "sameness", "claims")}}
 
 
@@ -37,7 +38,7 @@ def results(directory):
 
 def test_figures_are_those_of_the_records(directory, results):
     scales, seeds = reproduce.read_study(directory, going_on=True)
-    jobs = [job.Job(study.ROWS[name], seed, scales[name], directory) for seed in range(seeds) for name in scales]
+    jobs = [job.Job(PRESETS[name], seed, scales[name], directory) for seed in range(seeds) for name in scales]
     found, stored = leaves(measured(json.loads(json.dumps(gather.gather(jobs))))), leaves(measured(results))
     assert found.keys() == stored.keys()
     for path, value in found.items():
@@ -52,16 +53,16 @@ def test_every_row_is_there_with_its_figures_and_pictures(directory, results):
     assert not any(row["failures"] for row in rows)
     text = (directory / "RESULTS.md").read_text(encoding="utf-8")
     for row in rows:
-        figure = "test micro F1" if row["task"] == "taggers" else "test accuracy"
+        metric = "test_micro_f1" if row["task"] == "tagging" else "test_accuracy"
         (line,) = re.findall(rf"^\| `{row['name']}` .*$", text, re.MULTILINE)
-        shown = page.FILTERS["percent"](row["figures"][figure]) if row["seeds"] else "not trained yet"
+        shown = page.FILTERS["percent"](row["metrics"][metric]) if row["seeds"] else "not trained yet"
         assert shown in line
     pictures = re.findall(r"\]\(pictures/([^)]*)\)", text)
     assert len(pictures) >= 3 and all((directory / "pictures" / name).exists() for name in pictures)
 
 
 def test_the_whole_study_is_there():
-    assert list(reproduce.read_study(RESULTS / "study", going_on=True)[0]) == list(study.ROWS)
+    assert list(reproduce.read_study(RESULTS / "study", going_on=True)[0]) == list(PRESETS)
 
 
 def test_nothing_of_the_machine_but_its_name():

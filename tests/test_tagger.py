@@ -14,7 +14,6 @@ from colnorm.tagger import (
     build,
     check_parameters,
     decode,
-    distinct_words,
     parameter_shapes,
     sentence_losses,
     with_word_vectors,
@@ -106,49 +105,6 @@ def test_padding_and_neighbours_change_nothing(everything, apply):
     for b in range(B):  # the others replaced
         alone = {name: other[name].at[b].set(values[b]) for name, values in INPUTS.items()}
         np.testing.assert_allclose(apply(everything[1], **alone)[0][b], emissions[b], rtol=1e-5, atol=1e-6)
-
-
-def test_words_that_repeat_and_words_that_do_not_are_spelt_alike(everything, apply):
-    """Fewer distinct words than half of the places, and more: the same values, and the gradient of each place's word."""
-    model, variables = everything
-
-    def loss(params, inputs):
-        emissions, chain = model.apply({"params": params}, **inputs)
-        return jnp.sum(sentence_losses(emissions, chain, jnp.zeros_like(GOLD), inputs["lengths"]))
-
-    gradient = jax.jit(jax.grad(loss))
-    few = {**INPUTS, "lengths": jnp.asarray([5, 5, 5, 5])}
-    few["characters"] = jnp.broadcast_to(INPUTS["characters"][:1], (B, T, L))
-    few["character_lengths"] = jnp.broadcast_to(INPUTS["character_lengths"][:1], (B, T))
-    many = {**draw(seed=9), "lengths": few["lengths"]}
-    many["character_lengths"] = jnp.full((B, T), L)
-    rng = np.random.default_rng(4)
-    many["characters"] = jnp.asarray(rng.integers(1, 9, (B, T, L)), jnp.uint16)
-    for inputs in (few, many):
-        parts = [{name: jnp.repeat(values[b : b + 1], B, 0) for name, values in inputs.items()} for b in range(B)]
-        one_by_one = [jax.tree.map(lambda g: g / B, gradient(variables["params"], part)) for part in parts]
-        total = jax.tree.map(lambda *values: sum(values), *one_by_one)
-        at_once = gradient(variables["params"], inputs)
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), at_once, total)
-
-
-def test_distinct_words():
-    """The longest first, each a word of its group; 0 fills up."""
-    rng = np.random.default_rng(0)
-    find = jax.jit(distinct_words)
-    for kinds in (1, 3, 8):
-        kind = rng.integers(0, kinds, 20)
-        characters = rng.integers(0, 3, (kinds, 4)).astype(np.int32)[kind]
-        lengths = rng.integers(0, 5, kinds).astype(np.int32)[kind]
-        first, group, sorted_lengths = find(jnp.asarray(characters), jnp.asarray(lengths))
-        words = np.column_stack([characters, lengths])
-        distinct = len({tuple(word) for word in words.tolist()})
-        assert len(set(group.tolist())) == distinct == int(group.max()) + 1
-        np.testing.assert_array_equal(words[first][group], words)
-        np.testing.assert_array_equal(sorted_lengths[:distinct], lengths[first[:distinct]])
-        assert np.all(np.diff(sorted_lengths) <= 0)
-        np.testing.assert_array_equal(first[distinct:], 0)
-        np.testing.assert_array_equal(sorted_lengths[distinct:], 0)
 
 
 def test_dropout(everything):

@@ -5,15 +5,14 @@ from functools import partial
 from itertools import pairwise
 
 import flax.linen as nn
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
 
 from colnorm import optimizers
+from colnorm.data.batching import padded_batches, shuffled_batches
 from colnorm.training import (
     Monitor,
     NonFiniteLossError,
@@ -24,8 +23,6 @@ from colnorm.training import (
     drive_steps,
     eval_step,
     fit,
-    padded_batches,
-    shuffled_batches,
     take_batch,
     train_step,
 )
@@ -191,39 +188,6 @@ def test_seeds_train_together_under_vmap():
     assert sums["loss"].shape == (2,)
     for number, state in enumerate(alone):
         assert_close_tree([leaf[number] for leaf in jax.tree.leaves(together)], jax.tree.leaves(state))
-
-
-# ---------------------------------------------------------------------------------------------------------- the examples
-
-
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 5), st.integers(0, 5))
-def test_an_epoch_is_a_permutation_less_its_remainder(size, batch_size, seed, epoch):
-    if size < batch_size:
-        with pytest.raises(ValueError, match=f"a batch of {batch_size} can't be drawn from {size} training examples"):
-            shuffled_batches(size, batch_size, seed, epoch)
-        return
-    batches = shuffled_batches(size, batch_size, seed, epoch)
-    assert batches.shape == (size // batch_size, batch_size) and batches.dtype == np.int32
-    assert len(set(batches.ravel().tolist())) == batches.size
-    assert batches.min() >= 0 and batches.max() < size
-    np.testing.assert_array_equal(batches, shuffled_batches(size, batch_size, seed, epoch))
-
-
-def test_the_order_depends_on_seed_and_epoch():
-    orders = {(seed, epoch): shuffled_batches(100, 100, seed, epoch).tobytes() for seed in range(4) for epoch in range(4)}
-    assert len(set(orders.values())) == 16
-    # Every example is left out of some epoch, none of all.
-    left_out = [set(range(10)) - set(shuffled_batches(10, 8, 0, epoch).ravel().tolist()) for epoch in range(40)]
-    assert set.union(*left_out) == set(range(10)) and set.intersection(*left_out) == set()
-
-
-@given(st.integers(1, 60), st.integers(1, 60))
-def test_evaluation_sees_each_example_once(size, batch_size):
-    batches = padded_batches(size, batch_size)
-    assert batches.shape[1] == batch_size and batches.dtype == np.int32
-    assert batches[batches >= 0].tolist() == list(range(size))
-    assert 0 <= batches.size - size < batch_size
-    assert np.all(batches.ravel()[size:] == -1)
 
 
 # ------------------------------------------------------------------------------------------------------------ one device

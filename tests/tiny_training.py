@@ -1,6 +1,6 @@
-"""Training commands in a process of their own that a test can kill; train_cifar on few small digits and a small network.
+"""Training commands in a process of their own that a test can kill; images are few small digits, their network a small one.
 
-python tests/tiny_training.py EPOCH:STEP cifar|ner PRESET ...   stops there (step from 0), says so, and waits for a signal
+python tests/tiny_training.py EPOCH:STEP PRESET ...   stops there (step from 0), says so, and waits for a signal
 """
 
 import contextlib
@@ -15,9 +15,10 @@ from unittest import mock
 
 import flax.linen as nn
 
-from colnorm import resnet, training
+from colnorm import resnet
 from colnorm.data import images
-from experiments import cifar, train_cifar, train_ner
+from experiments import console, train
+from experiments import images as task
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,21 +61,21 @@ def make_model(config, num_classes, axis_name=None):
 @contextlib.contextmanager
 def tiny():
     """The commands in here load small images and train a small network."""
-    with mock.patch.object(images, "load", load), mock.patch.object(cifar, "make_model", make_model):
+    with mock.patch.object(images, "load", load), mock.patch.object(task, "make_model", make_model):
         yield
 
 
 def pause_at(epoch, step):
-    """Makes the command print a line and wait once it has seen the loss of that step."""
-    check = training.check_finite
+    """Makes the command print a line and wait once it shows the loss of that step."""
+    show = console.EpochProgress.step
 
-    def check_and_pause(losses, at_epoch, first_step=0, *more):
-        check(losses, at_epoch, first_step, *more)
-        if (at_epoch, first_step) == (epoch, step) and not more and losses.ndim == 0:
+    def show_and_pause(self, at_epoch, number, loss=None):
+        show(self, at_epoch, number, loss)
+        if (at_epoch, number, loss is None) == (epoch, step + 1, False):
             print("\nin the middle", flush=True)
             time.sleep(600)
 
-    training.check_finite = check_and_pause
+    console.EpochProgress.step = show_and_pause
 
 
 def interrupt(place, how, *arguments):
@@ -104,7 +105,5 @@ if __name__ == "__main__":
     # What is started in the background of a shell script ignores Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     pause_at(*map(int, sys.argv[1].split(":")))
-    if sys.argv[2] == "ner":
-        sys.exit(train_ner.main(sys.argv[3:]))
     with tiny():
-        sys.exit(train_cifar.main(sys.argv[3:]))
+        sys.exit(train.main(sys.argv[2:]))

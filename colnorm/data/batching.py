@@ -1,4 +1,4 @@
-"""Sentences of many lengths as arrays of few shapes: buckets, the order of an epoch, padding."""
+"""Batches of indices in the order of an epoch; sentences of many lengths as arrays of few shapes: buckets, padding."""
 
 from collections.abc import Sequence, Sized
 from typing import NamedTuple
@@ -7,6 +7,33 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 Plan = list[tuple[int, np.ndarray]]
+
+
+def shuffled_batches(num_examples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """The epoch's permutation cut into (steps, batch_size) int32; what is left over at its end is dropped.
+
+    Raises ValueError for fewer examples than one batch.
+
+    Example:
+      >>> from colnorm.data import batching
+      >>> batching.shuffled_batches(10, 4, seed=0, epoch=1).shape
+      (2, 4)
+    """
+    steps = num_examples // batch_size
+    if steps < 1:
+        raise ValueError(f"a batch of {batch_size} can't be drawn from {num_examples} training examples")
+    order = np.random.default_rng((seed, epoch)).permutation(num_examples)
+    return _cut(order[: steps * batch_size], batch_size)
+
+
+def padded_batches(num_examples: int, batch_size: int) -> np.ndarray:
+    """All examples in order, (steps, batch_size) int32, filled up with -1: each is counted exactly once.
+
+    Raises ValueError unless batch_size is at least 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"expected a batch_size of at least 1, got {batch_size}")
+    return _cut(np.arange(num_examples), batch_size)
 
 
 class Bucket(NamedTuple):
@@ -96,9 +123,7 @@ def evaluation_plan(buckets: Sequence[Bucket], batch_size: int) -> Plan:
       >>> [(number, batches.tolist()) for number, batches in evaluation_plan(make_buckets([3, 9, 4], 2), batch_size=2)]
       [(0, [[0, 1]]), (1, [[0, -1]])]
     """
-    if batch_size < 1:
-        raise ValueError(f"expected a batch_size of at least 1, got {batch_size}")
-    return [(number, _cut(np.arange(len(bucket.indices)), batch_size)) for number, bucket in enumerate(buckets)]
+    return [(number, padded_batches(len(bucket.indices), batch_size)) for number, bucket in enumerate(buckets)]
 
 
 def pad_sequences(sequences: Sequence[Sequence[int] | np.ndarray], length: int, dtype: DTypeLike = np.int32) -> np.ndarray:

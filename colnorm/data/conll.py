@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from colnorm.data import sample, schemes
 from colnorm.data.schemes import Sentence
+from colnorm.data.split import shuffled_fifths
 
 __all__ = ["Sentence", "TaggingData", "load", "read_columns", "read_gmb"]
 
@@ -296,10 +295,7 @@ def _load_csv(path: Path, seed: int) -> TaggingData:
     distinct = list(first.values())
     if len(distinct) < 5:
         raise ValueError(f"{path}: expected at least 5 distinct sentences to split, got {len(distinct)}")
-    order = np.random.default_rng(seed).permutation(len(distinct))
-    fifth = len(order) // 5
-    parts = np.split(order, [len(order) - 2 * fifth, len(order) - fifth])
-    train, validation, test = ([distinct[index] for index in part] for part in parts)
+    train, validation, test = ([distinct[index] for index in part] for part in shuffled_fifths(len(distinct), seed))
     return TaggingData(path.name, train, validation, test, len(sentences) - len(distinct))
 
 

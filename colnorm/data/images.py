@@ -19,6 +19,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from colnorm.data import pickles
+from colnorm.data.split import shuffled_fifths
 
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _PIXELS = 3 * 32 * 32
@@ -91,10 +92,7 @@ def load_digits(seed: int = 0) -> ImageData:
     images = np.repeat(grey[..., None], 3, axis=-1)
     labels = digits.target.astype(np.int32)
 
-    order = np.random.default_rng(seed).permutation(len(labels))
-    fifth = len(order) // 5
-    parts = np.split(order, [len(order) - 2 * fifth, len(order) - fifth])
-    train, validation, test = (Split(images[part], labels[part]) for part in parts)
+    train, validation, test = (Split(images[part], labels[part]) for part in shuffled_fifths(len(labels), seed))
     return _image_data("digits", tuple("0123456789"), train, validation, test)
 
 
@@ -112,8 +110,7 @@ def load_cifar10(data_dir: str | os.PathLike[str] | None = None, seed: int = 0) 
     not hold what it should, and RuntimeError where neither a directory nor tensorflow-datasets provides the set.
     """
     published, test = _cifar10_from_tfds() if data_dir is None else _cifar10_from_directory(Path(data_dir))
-    order = np.random.default_rng(seed).permutation(len(published.labels))
-    parts = np.split(order, [len(order) - len(order) // 5])
+    parts = shuffled_fifths(len(published.labels), seed, held_out=1)
     train, validation = (Split(published.images[part], published.labels[part]) for part in parts)
     return _image_data("cifar10", _CIFAR10_CLASSES, train, validation, test)
 

@@ -221,11 +221,11 @@ def _read(
             h, c = jnp.zeros((B, H), dtype), jnp.zeros((B, H), _wide(dtype))
         else:
             h, c = _check_carry(name, initial_carries[index], (B, H))
-        directions.append(Direction(_turn(x, reverse), weights, h.astype(dtype), c.astype(_wide(dtype))))
-    masks = None if mask is None else [_turn(mask, reverse) for reverse in reverses]
+        directions.append(Direction(_flip(x, reverse), weights, h.astype(dtype), c.astype(_wide(dtype))))
+    masks = None if mask is None else [_flip(mask, reverse) for reverse in reverses]
     results = recur(kind, directions, masks)
 
-    states = [_turn(result.states, reverse) for result, reverse in zip(results, reverses, strict=True)]
+    states = [_flip(result.states, reverse) for result, reverse in zip(results, reverses, strict=True)]
     outputs = _zero_padding(jnp.concatenate(states, -1), mask)  # (T, B, H of each)
     return jnp.swapaxes(outputs, 0, 1), [(result.h, result.c) for result in results]
 
@@ -267,8 +267,8 @@ def _wide(dtype: Dtype) -> Dtype:
     return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
 
 
-def _turn(steps: Array, reverse: bool) -> Array:
-    """The steps in the order in which a direction reads them, or back: padding then comes first, and leaves the carry."""
+def _flip(steps: Array, reverse: bool) -> Array:
+    """The steps as a reverse direction reads them, or its states in order again. Padding comes first, and keeps the carry."""
     return jnp.flip(steps, 0) if reverse else steps
 
 

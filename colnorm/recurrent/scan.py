@@ -1,7 +1,7 @@
 r"""The scan behind the recurrent layers: LSTM cells, plain and layer-normalized, in one direction or in two at once.
 
-Everything is time-major and in scan order; :mod:`colnorm.recurrent` turns a batch that way, and its parameters into the
-form that makes a step cheap:
+Everything is time-major and in scan order; :mod:`colnorm.recurrent.layers` transposes and reverses the
+batch, and brings its parameters into the form that makes a step cheap:
 
 - The sigmoid gates come as :math:`\sigma(a) = \frac12 \tanh(\frac12 a) + \frac12`, so that one tanh serves all four gates;
   weights and biases that lead to them are halved beforehand, exactly.
@@ -31,7 +31,7 @@ class Direction(NamedTuple):
     """What one direction reads. Weights and c have the wide dtype (float32 at least), x and h that of the products."""
 
     x: Array  # (T, B, D), finite in the padding too
-    weights: Weights  # the parameters of recurrent.py by name, kernels prepared as described above
+    weights: Weights  # the parameters of layers.py by name, kernels prepared as described above
     h: Array  # (B, H) before the first step
     c: Array  # (B, H)
 
@@ -45,14 +45,14 @@ class Result(NamedTuple):
 
 
 class _Saved(NamedTuple):
-    """The factors with which a step goes back; a hat is what a layer norm made, a root 1 / sqrt(variance + epsilon)."""
+    """The factors with which a step goes back; a hat is what a layer norm made, rstd its 1 / sqrt(variance + epsilon)."""
 
     from_c: tuple[Array, Array, Array]  # (B, H) each: d(gate's pre-activation) / d(c) of i, f, g
     from_h: Array  # (B, H): the same of o, out of sigmoid(o) tanh(.)
     forget: Array  # (B, H): sigmoid(f)
     open: Array  # (B, H): d(sigmoid(o) tanh(.)) / d(inside of the tanh)
-    recurrent: Any  # "gates": hat (B, 4H) and root (B, 1) of h W; else None
-    inner: Any  # "gates": hat (B, H) and root (B, 1) of c; "output": of sigmoid(o) tanh(c); else None
+    recurrent: Any  # "gates": hat (B, 4H) and rstd (B, 1) of h W; else None
+    inner: Any  # "gates": hat (B, H) and rstd (B, 1) of c; "output": of sigmoid(o) tanh(c); else None
 
 
 class _Gradients(NamedTuple):
@@ -75,8 +75,8 @@ def _forward(kind: str, directions: Sequence[Direction], masks: Sequence[Array] 
     def step(carries: Any, now: Any) -> Any:
         inputs, masks = now
         after, kept = [], []
-        for index, (turned, c) in enumerate(carries):
-            h = turned.T
+        for index, (transposed, c) in enumerate(carries):
+            h = transposed.T
             new_h, new_c, saved = _advance(kind, directions[index].weights, inputs[index], h, c)
             if masks is not None:
                 new_h, new_c = jnp.where(masks[index], new_h, h), jnp.where(masks[index], new_c, c)
@@ -86,24 +86,24 @@ def _forward(kind: str, directions: Sequence[Direction], masks: Sequence[Array] 
 
     # h is carried as (H, B): at H = 128 XLA's CPU backend spreads the product of that over all cores, of (B, H) it doesn't.
     carries, kept = jax.lax.scan(step, [(direction.h.T, direction.c) for direction in directions], (inputs, masks))
-    results = [Result(states, turned.T, c) for (states, _), (turned, c) in zip(kept, carries, strict=True)]
+    results = [Result(states, h.T, c) for (states, _), (h, c) in zip(kept, carries, strict=True)]
     return results, (inputs, [saved for _, saved in kept])
 
 
 def _project(kind: str, direction: Direction) -> tuple[Array, Any]:
-    """x W for all steps (T, B, 4H), and the root of its layer norm (T, B, 1)."""
+    """x W for all steps (T, B, 4H), and the rstd of its layer norm (T, B, 1)."""
     projected = _product(direction.x, direction.weights["input_kernel"])
-    return projected, _root(projected) if kind == "gates" else None
+    return projected, _rstd(projected) if kind == "gates" else None
 
 
 def _advance(kind: str, weights: Weights, inputs: tuple[Array, Any], h: Array, c: Array) -> tuple[Array, Array, _Saved]:
-    projected, root = inputs
+    projected, rstd = inputs
     product = _product(h, weights["recurrent_kernel"])
     recurrent = inner = None
     if kind == "gates":
-        product_root = _root(product)
-        recurrent = (product * product_root, product_root)
-        projected = projected * root * weights["input_scale"][None]
+        product_rstd = _rstd(product)
+        recurrent = (product * product_rstd, product_rstd)
+        projected = projected * rstd * weights["input_scale"][None]
         product = recurrent[0] * weights["recurrent_scale"][None]
     half_i, half_f, g, half_o = jnp.split(jnp.tanh(projected + product + weights["bias"][None]), 4, axis=-1)
     i, f, o = (0.5 * half + 0.5 for half in (half_i, half_f, half_o))
@@ -233,21 +233,21 @@ def _slope(half: Array) -> Array:
     return 0.5 - 0.5 * half * half
 
 
-def _root(centred: Array) -> Array:
+def _rstd(centred: Array) -> Array:
     """1 / sqrt(variance + epsilon) over the last axis, kept, of what has mean 0."""
     return jax.lax.rsqrt(jnp.mean(centred * centred, -1, keepdims=True) + EPSILON)
 
 
 def _layer_norm(x: Array) -> tuple[Array, Array]:
-    """x normalized over the last axis, and its root."""
+    """x normalized over the last axis, and its rstd."""
     centred = x - jnp.mean(x, -1, keepdims=True)
-    root = _root(centred)
-    return centred * root, root
+    rstd = _rstd(centred)
+    return centred * rstd, rstd
 
 
 def _centred_norm_backward(gradient: Array, saved: Any) -> Array:
-    hat, root = saved
-    return root * (gradient - hat * jnp.mean(gradient * hat, -1, keepdims=True))
+    hat, rstd = saved
+    return rstd * (gradient - hat * jnp.mean(gradient * hat, -1, keepdims=True))
 
 
 def _layer_norm_backward(gradient: Array, saved: Any) -> Array:

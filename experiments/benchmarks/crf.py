@@ -22,8 +22,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-import tyro
+
+from colnorm import crf
+from experiments import plotting, process
+from experiments.benchmarks import harness
 
 Shape = tuple[int, int, int]
 SWEEPS: Mapping[str, Sequence[Shape]] = {
@@ -80,10 +85,6 @@ class Inputs:
 
 def ours(inputs: Inputs, constrained: bool = False) -> dict[str, Callable[[], Any]]:
     """The compiled functions by what they do; each waits for its result."""
-    import jax
-    import jax.numpy as jnp
-
-    from colnorm import crf
 
     chain = crf.Chain(*(jnp.asarray(part) for part in (inputs.transitions, inputs.start, inputs.end)))
     emissions, tags, lengths = (jnp.asarray(part) for part in (inputs.emissions, inputs.tags, inputs.lengths))
@@ -218,8 +219,6 @@ def path_scores(inputs: Inputs, paths: np.ndarray) -> np.ndarray:
 
 def measure(command: Command) -> dict[str, Any]:
     """Compares and times every shape."""
-    from experiments.benchmarks import harness
-
     machine = harness.machine()
     rows: dict[str, Any] = {}
     for shape in command.shapes:
@@ -241,8 +240,6 @@ def measure(command: Command) -> dict[str, Any]:
 
 def sweep(repeats: int = 3) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Median milliseconds over one size at a time: axis -> work -> side -> times."""
-    from experiments.benchmarks import harness
-
     swept: dict[str, Any] = {}
     for axis, shapes in SWEEPS.items():
         swept[axis] = {"sizes": [shape["BTK".index(axis)] for shape in shapes]}
@@ -256,36 +253,21 @@ def sweep(repeats: int = 3) -> dict[str, dict[str, dict[str, list[float]]]]:
     return swept
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.benchmarks.crf", args=arguments, description=__doc__)
-    from experiments import process
-    from experiments.benchmarks import harness
-
-    missing = harness.require_peers()
-    if missing:
-        print(f"error: {missing}", file=sys.stderr)
-        return 1
+def run(command: Command) -> None:
+    """Measures, shows and draws."""
+    harness.check_peers()
     process.prepare(cache=False)
     # pytorch-crf selects by bytes, torch-struct builds distributions without checks: both warn on every call.
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
     measured = measure(command)
-    harness.show(measured)
     if command.plot is not None:
-        from experiments import plotting
-
         measured["sweep"] = sweep()
-        print(
-            plotting.draw_sweep(
-                measured["sweep"], command.plot, "linear-chain CRF; where not varied, 32 sequences of 64 positions and 17 tags"
-            )
-        )
-    if command.output is not None:
-        from colnorm.files import write_json
+        about = "linear-chain CRF; where not varied, 32 sequences of 64 positions and 17 tags"
+        print(f"picture: {plotting.draw_sweep(measured['sweep'], command.plot, about)}")
+    harness.finish(measured, command.output)
 
-        write_json(command.output, measured)
-    return 0
 
+main = process.command_line(Command, run, "benchmarks.crf", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,11 +5,16 @@ python -m experiments.benchmarks.crf_cost --output crf_cost.json
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
+import jax
+import numpy as np
+
+from colnorm import crf
+from colnorm.files import write_json
+from experiments import console, process
+from experiments.benchmarks import harness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +35,6 @@ class Command:
 
 def measure(command: Command) -> dict[str, Any]:
     """Milliseconds of loss and gradient at each number of tags, and from each to the next the power of it they grow with."""
-    import jax
-    import numpy as np
-
-    from colnorm import crf
-    from experiments import process
-    from experiments.benchmarks import harness
-
     rng = np.random.default_rng(0)
 
     def side(tags: int) -> Any:
@@ -73,12 +71,8 @@ def measure(command: Command) -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.benchmarks.crf_cost", args=arguments, description=__doc__)
-    from colnorm.files import write_json
-    from experiments import console, process
-
+def run(command: Command) -> None:
+    """Measures, shows and writes."""
     process.prepare()
     measured = measure(command)
     columns = ("tags", "ms", "GFLOP/s", "grows with tags to the")
@@ -92,8 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.make_console().print(console.plain_table(measured["what"], columns, rows))
     if command.output is not None:
         write_json(command.output, measured)
-    return 0
 
+
+main = process.command_line(Command, run, "benchmarks.crf_cost", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,10 +7,14 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from colnorm.files import write_json
+from experiments import console, process
 
 Call = Callable[[], Any]
 """One piece of work, finished when it returns: what JAX computes is waited for (``jax.block_until_ready``)."""
@@ -108,28 +112,30 @@ def machine() -> dict[str, Any]:
     """Hardware, versions, threads and settings of both sides; the peers' threads become as many as there are cores."""
     import torch
 
-    from experiments import process
-
     threads = process.available_cores()
     torch.set_num_threads(threads)
     settings = {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if os.environ.get(name)}
     return {**process.describe(), "torch": torch.__version__, "threads": threads, **settings}
 
 
-def require_peers() -> str | None:
-    """What to tell a user who lacks the peers, else None."""
-    from importlib.util import find_spec
+def check_peers(*names: str) -> None:
+    """Raises ``ModuleNotFoundError`` where one of the peers is missing."""
+    missing = [name for name in names or ("torch", "torchcrf", "torch_struct") if find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(f"{', '.join(missing)} missing: pip install torch==2.13.0 'colnorm[bench]' brings CPU builds")
 
-    missing = [name for name in ("torch", "torchcrf", "torch_struct") if find_spec(name) is None]
-    if not missing:
-        return None
-    return f"{', '.join(missing)} missing: pip install 'colnorm[bench]' (the README names a CPU build of PyTorch)"
+
+def finish(measured: Mapping[str, Any], output: Path | None) -> None:
+    """Shows what was measured, and writes it where it is wanted."""
+    show(measured)
+    for note in measured.get("notes", ()):
+        print(note)
+    if output is not None:
+        write_json(output, measured)
 
 
 def show(measured: Mapping[str, Any]) -> None:
     """Prints ``{"what", "machine", "rows": {case: {side: figures}}}``, one line a side."""
-    from experiments import console
-
     with_errors = any("gradient_error" in row for sides in measured["rows"].values() for row in sides.values())
     header = ["", "side", "first call", "median", "quartiles", "time / first", "peak memory"]
     header += ["gradient error"] if with_errors else []

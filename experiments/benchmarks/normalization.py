@@ -14,11 +14,18 @@ YNNPACK's (``xla_cpu_experimental_ynn_fusion_type`` empty: up to three times slo
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tyro
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import colnorm
+from experiments import process
+from experiments.benchmarks import harness
 
 SIZES = ("128x32x32x16", "128x16x16x32", "128x8x8x64")
 KINDS = ("batch", "instance", "batch-instance", "layer", "group")
@@ -41,30 +48,15 @@ class Command:
     """Write the measurements here as JSON."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.benchmarks.normalization", args=arguments, description=__doc__)
-    from experiments import process
-    from experiments.benchmarks import harness
-
-    missing = harness.require_peers()
-    if missing is not None:
-        print(f"error: {missing}", file=sys.stderr)
-        return 1
+def run(command: Command) -> None:
+    """Measures and shows."""
+    harness.check_peers()
     process.prepare(cache=False)
-    measured = measure(command)
-    harness.show(measured)
-    if command.output is not None:
-        from colnorm.files import write_json
-
-        write_json(command.output, measured)
-    return 0
+    harness.finish(measure(command), command.output)
 
 
 def measure(command: Command) -> dict[str, Any]:
     """Compares and times every layer at every size."""
-    from experiments.benchmarks import harness
-
     machine = harness.machine()
     rows = {}
     for kind in command.kinds:
@@ -76,7 +68,6 @@ def measure(command: Command) -> dict[str, Any]:
 
 def make_sides(kind: str, shape: tuple[int, ...]) -> dict[str, Side]:
     """The calls by name; each returns the output and the gradients of x and of the parameters by name, channels last."""
-    import numpy as np
 
     rng = np.random.default_rng(0)
     x, cotangent = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
@@ -92,8 +83,6 @@ def make_sides(kind: str, shape: tuple[int, ...]) -> dict[str, Side]:
 
 def check(results: dict[str, Any]) -> dict[str, float]:
     """Every output and gradient, relative to its largest entry."""
-    import jax
-    import numpy as np
 
     def compare(name: str) -> Callable[[Any, Any], None]:
         def compare_one(ours: Any, theirs: Any) -> None:
@@ -109,7 +98,6 @@ def check(results: dict[str, Any]) -> dict[str, float]:
 
 
 def _jax_side(layer: Callable[[Any, Any], Any], x: Any, cotangent: Any, params: Any) -> Side:
-    import jax
 
     @jax.jit
     def run(params: Any, x: Any, cotangent: Any) -> Any:
@@ -122,9 +110,6 @@ def _jax_side(layer: Callable[[Any, Any], Any], x: Any, cotangent: Any, params: 
 
 
 def _our_layer(kind: str) -> Callable[[Any, Any], Any]:
-    import jax.numpy as jnp
-
-    import colnorm
 
     layers: dict[str, Any] = {
         "batch": lambda: colnorm.BatchNorm(use_running_average=False),
@@ -144,8 +129,6 @@ def _our_layer(kind: str) -> Callable[[Any, Any], Any]:
 
 
 def _flax_layer(kind: str) -> Callable[[Any, Any], Any]:
-    import flax.linen as nn
-    import jax.numpy as jnp
 
     def run(params: Any, x: Any) -> Any:
         channels = x.shape[-1]
@@ -205,6 +188,8 @@ def _torch_side(kind: str, x: Any, cotangent: Any, params: Any, *, channels_last
 
     return run
 
+
+main = process.command_line(Command, run, "benchmarks.normalization", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -30,7 +30,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tyro
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colnorm import LSTM, Bidirectional, LayerNormLSTM
+from experiments import plotting, process
+from experiments.benchmarks import harness
 
 SIZES = ("32x64x100x100", "128x104x150x128", "128x104x150x256")
 SWEEPS = {
@@ -65,36 +71,19 @@ class Command:
     """Draw times over T, H and B here: a sweep of the plain LSTM of its own."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    from experiments import process
-    from experiments.benchmarks import harness
-
-    command = tyro.cli(Command, prog="python -m experiments.benchmarks.recurrent", args=arguments, description=__doc__)
-    missing = harness.require_peers()
-    if missing is not None:
-        print(f"error: {missing}", file=sys.stderr)
-        return 1
+def run(command: Command) -> None:
+    """Measures, shows and draws."""
+    harness.check_peers()
     process.prepare(cache=False)
     measured = measure(command)
-    harness.show(measured)
-    for note in measured["notes"]:
-        print(note)
-    if command.output is not None:
-        from colnorm.files import write_json
-
-        write_json(command.output, measured)
+    harness.finish(measured, command.output)
     if command.plot is not None:
         draw(measured["sweeps"], command.plot)
-    return 0
 
 
 def measure(command: Command) -> dict[str, Any]:
     """Compares and times every kind at every size."""
-    import jax
     import torch
-
-    from experiments.benchmarks import harness
 
     machine = harness.machine()
     if jax.default_backend() == "gpu":  # float32 products, not TF32, on every side
@@ -119,12 +108,8 @@ def measure(command: Command) -> dict[str, Any]:
 
 def make_sides(kind: str, size: tuple[int, ...], command: Command, notes: list[str]) -> tuple[Sides, Check]:
     """The calls by name, PyTorch's first, and what compares those that compute the same in float32."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
     import torch
 
-    from colnorm import LSTM, Bidirectional, LayerNormLSTM
     from experiments.benchmarks.peers import cudnn_lstm
     from experiments.benchmarks.peers.recurrent import TorchLayerNormLSTM, TorchLSTM
 
@@ -226,8 +211,6 @@ def _parse(size: str) -> tuple[int, ...]:
 
 def _compare(results: Any, reference: Any, name: str) -> None:
     """Outputs and gradients, each relative to its largest entry."""
-    import jax
-    import numpy as np
 
     def check(ours: Any, theirs: Any) -> None:
         largest = np.abs(theirs).max()
@@ -257,7 +240,6 @@ def _time_limit(seconds: int) -> Iterator[None]:
 
 def draw(sweeps: dict[str, Any], path: Path) -> None:
     """A panel for T, H and B: median times of each side."""
-    from experiments import plotting
 
     swept: dict[str, dict[str, Any]] = {}
     for name, points in sweeps.items():
@@ -267,6 +249,8 @@ def draw(sweeps: dict[str, Any], path: Path) -> None:
     title = "bidirectional LSTM; where not varied, 128 (over H 32) sequences of 32 steps, 100 inputs and 100 features"
     plotting.draw_sweep(swept, path, title)
 
+
+main = process.command_line(Command, run, "benchmarks.recurrent", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,11 +15,19 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
+import jax
+import numpy as np
+
+from colnorm.data.batching import epoch_plan
+from colnorm.files import write_json
+from colnorm.training import SingleDevice
+from experiments import console, process
+from experiments.benchmarks import harness
+from experiments.presets import PRESETS
+from experiments.tagging import Split, TaggingTask
 
 CLIP = 5.0
 
@@ -48,23 +56,15 @@ class Command:
 
 def measure(command: Command) -> dict[str, Any]:
     """Builds both sides, compares their first steps, times them in turn."""
-    import jax
-    import numpy as np
     import torch
 
-    from colnorm import tagger
-    from colnorm.data import conll
-    from colnorm.data.batching import epoch_plan
-    from colnorm.training import SingleDevice
-    from experiments import ner, process
     from experiments.benchmarks.peers.tagger import TorchTagger
-    from experiments.configs import NER_PRESETS
 
     threads = command.threads or os.cpu_count() or 1
     torch.set_num_threads(threads)
     # The report's rate, smaller: summed over a sentence, the first steps of two float32 programs part quickly at 0.01.
     config = dataclasses.replace(
-        NER_PRESETS["crf"][1],
+        PRESETS["crf"].config,
         data=command.data,
         characters=command.characters,
         hidden=command.hidden,
@@ -75,16 +75,13 @@ def measure(command: Command) -> dict[str, Any]:
         learning_rate=0.001,
         clip_global_norm=CLIP,
     )
-    data = conll.load(config.data, config.seed)
-    encoder = ner.make_encoder(config, data)
-    fields = ner.tagger_fields(config, encoder, config.word_features)
-    model = tagger.build(fields)
-    state = ner.make_state(config, model, encoder, ner.make_schedule(config, 1))
-    split = ner.Split.make(data.train, encoder, config.buckets)
+    task = TaggingTask(config)
+    state = task.init_state(task.schedule(1))
+    split = Split.make(task.data.train, task.encoder, config.buckets)
     plan = epoch_plan(split.buckets, config.batch_size, config.seed, 1, chunk=1)
     full = [(bucket, indices) for bucket, indices in plan if indices.min() >= 0]
 
-    engine = SingleDevice(ner.make_loss(config, model))
+    engine = SingleDevice(task.loss())
     ours = engine.put_state(state)
     device_data = [engine.put_data(arrays) for arrays in split.arrays]
 
@@ -94,7 +91,7 @@ def measure(command: Command) -> dict[str, Any]:
         jax.block_until_ready(ours.params)
         return float(sums["loss"][0] / sums["count"][0])
 
-    peer: Any = TorchTagger(fields)
+    peer: Any = TorchTagger(task.fields)
     peer.load_flax(state.params)
     trained = [parameter for parameter in peer.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, config.learning_rate, config.momentum, weight_decay=config.weight_decay)
@@ -146,7 +143,7 @@ def measure(command: Command) -> dict[str, Any]:
         "usable_cores": len(os.sched_getaffinity(0)),
     }
     what = (
-        f"BiLSTM-CRF{' with characters' if command.characters else ''}, {data.name}, batch {command.batch_size}, "
+        f"BiLSTM-CRF{' with characters' if command.characters else ''}, {task.data.name}, batch {command.batch_size}, "
         f"{command.hidden} features a direction, {len(tokens)} steps, {np.mean(tokens):.0f} tokens a step"
     )
     return {"what": what, "machine": machine, "rows": rows}
@@ -154,8 +151,6 @@ def measure(command: Command) -> dict[str, Any]:
 
 def show(measured: dict[str, Any]) -> None:
     """Prints the table."""
-    from experiments import console
-
     rows = [
         (
             name,
@@ -173,26 +168,17 @@ def show(measured: dict[str, Any]) -> None:
     screen.print(", ".join(f"{key} {value}" for key, value in measured["machine"].items()), soft_wrap=True, highlight=False)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.benchmarks.tagger", args=arguments, description=__doc__)
-    try:
-        import torch  # noqa: F401  the peers: their absence has an error of its own
-        import torchcrf  # noqa: F401
-    except ImportError:
-        print("error: the peers are missing: pip install 'colnorm[bench]' (the README names a CPU build)", file=sys.stderr)
-        return 1
-    from experiments import process
-
+def run(command: Command) -> None:
+    """Measures, shows and writes."""
+    harness.check_peers("torch", "torchcrf")
     process.prepare(cache=False)
     measured = measure(command)
     show(measured)
     if command.output is not None:
-        from colnorm.files import write_json
-
         write_json(command.output, measured)
-    return 0
 
+
+main = process.command_line(Command, run, "benchmarks.tagger", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -22,13 +22,20 @@ huge pages for the allocator's memory, all gradients in one all-reduce.
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tyro
+import jax
+import jax.numpy as jnp
+import numpy as np
 
+from colnorm.data.images import ImageData, Split
+from colnorm.parallel import AXIS, Parallel
+from colnorm.training import SingleDevice, create_state
+from experiments import images, plotting, process
 from experiments.benchmarks import harness
+from experiments.presets import PRESETS
 
 CURVE = (16, 32, 64, 128, 256)
 
@@ -55,29 +62,18 @@ class Command:
     """Measure over batch sizes and draw the times here."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    command = tyro.cli(Command, prog="python -m experiments.benchmarks.training", args=arguments, description=__doc__)
-    if (missing := harness.require_peers()) is not None:
-        print(f"error: {missing}", file=sys.stderr)
-        return 1
-    from colnorm.files import write_json
-    from experiments import process
-
+def run(command: Command) -> None:
+    """Measures, shows and draws."""
+    harness.check_peers()
     process.prepare(command.devices, command.batch_size, keep_memory=not command.plain, cache=False)
     measured = measure(command)
-    harness.show(measured)
-    if command.output is not None:
-        write_json(command.output, measured)
+    harness.finish(measured, command.output)
     if command.curve is not None:
         print(f"picture: {draw(measured, command.curve)}")
-    return 0
 
 
 def measure(command: Command) -> dict[str, Any]:
     """Builds the sides, compares their first steps, times them in turn, at each batch size."""
-    import jax
-
     machine = harness.machine()
     rows: dict[str, Any] = {}
     for batch_size in CURVE if command.curve is not None else (command.batch_size,):
@@ -90,15 +86,6 @@ def measure(command: Command) -> dict[str, Any]:
 
 def make_sides(command: Command, batch_size: int) -> dict[str, Callable[[], Any]]:
     """The sides by name, each a step that returns its loss."""
-    import jax
-    import numpy as np
-
-    from colnorm.data.images import ImageData, Split
-    from colnorm.parallel import AXIS, Parallel
-    from colnorm.training import SingleDevice
-    from experiments import cifar
-    from experiments.configs import CIFAR_PRESETS
-
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
     labels = rng.integers(0, 10, batch_size).astype(np.int32)
@@ -106,15 +93,16 @@ def make_sides(command: Command, batch_size: int) -> dict[str, Callable[[], Any]
     half = np.full(3, 0.5, np.float32)
     data = ImageData("random", tuple("0123456789"), split, split, split, half, half)
     config = dataclasses.replace(
-        CIFAR_PRESETS["bn"][1], n=command.n, norm_placement="before_addition", learning_rate=0.01, schedule="constant"
+        PRESETS["bn"].config, n=command.n, norm_placement="before_addition", learning_rate=0.01, schedule="constant"
     )
-    state = cifar.make_state(config, 10, 1)
-    loss_fn = cifar.make_loss(config, data)
+    tx = images.make_optimizer(config, images.make_schedule(config, 1))
+    state = create_state(images.make_model(config, 10), tx, config.seed, np.zeros((1, 32, 32, 3), np.float32))
+    loss_fn = functools.partial(images.make_loss, config, data)
     indices = np.arange(batch_size, dtype=np.int32)[None]
 
     def our_step(engine: Any, batches: np.ndarray = indices) -> Callable[[], float]:
         current = engine.put_state(state)
-        device_data = engine.put_data(cifar.split_arrays(split))
+        device_data = engine.put_data(images.split_arrays(split))
 
         def step() -> float:
             nonlocal current
@@ -129,7 +117,7 @@ def make_sides(command: Command, batch_size: int) -> dict[str, Callable[[], Any]
     if len(devices) > 1 and batch_size % len(devices) == 0:
         sides[f"colnorm, {len(devices)} devices"] = our_step(Parallel(loss_fn(AXIS), devices))
     if jax.default_backend() != "cpu":
-        half_width = cifar.make_loss(dataclasses.replace(config, dtype="bfloat16"), data)
+        half_width = functools.partial(images.make_loss, dataclasses.replace(config, dtype="bfloat16"), data)
         epoch = np.tile(indices, (40_000 // batch_size, 1))
         return {
             **sides,
@@ -152,8 +140,6 @@ def make_sides(command: Command, batch_size: int) -> dict[str, Callable[[], Any]
 
 def check_losses(sides: dict[str, Callable[[], Any]], first: dict[str, float]) -> dict[str, float]:
     """Raises ``AssertionError`` where the loss before the first update, or that after it, is not PyTorch's."""
-    import numpy as np
-
     losses = {name: [loss, sides[name]()] for name, loss in first.items()}
     for name, values in losses.items():
         reference = losses["torch, channels last"]
@@ -173,11 +159,11 @@ def torch_step(
     model.load_flax(params)
     model = model.to(memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay)
-    images, targets = torch.tensor(pixels).permute(0, 3, 1, 2), torch.tensor(labels, dtype=torch.long)
+    inputs_nchw, targets = torch.tensor(pixels).permute(0, 3, 1, 2), torch.tensor(labels, dtype=torch.long)
     run = torch.compile(model) if compiled else model
 
     def step() -> float:
-        inputs = ((images.float() / 255 - 0.5) / 0.5).contiguous(memory_format=layout)
+        inputs = ((inputs_nchw.float() / 255 - 0.5) / 0.5).contiguous(memory_format=layout)
         loss = torch.nn.functional.cross_entropy(run(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
@@ -189,9 +175,6 @@ def torch_step(
 
 def ceilings() -> dict[str, Callable[[], Any]]:
     """What no step can be faster than: copying a gibibyte on the device, and 1.1e12 operations of matrix products."""
-    import jax
-    import jax.numpy as jnp
-
     block = jnp.ones((2**28,), jnp.float32)
     single, half = jnp.ones((8192, 8192), jnp.float32), jnp.ones((8192, 8192), jnp.bfloat16)
     copy, product = jax.jit(lambda x: x + 1), jax.jit(jnp.matmul)
@@ -204,13 +187,13 @@ def ceilings() -> dict[str, Callable[[], Any]]:
 
 def draw(measured: dict[str, Any], path: Path) -> Path:
     """Milliseconds an image over batch sizes, a curve a side."""
-    from experiments import plotting
-
     sizes = [int(case.removeprefix("batch ")) for case in measured["rows"]]
     names = next(iter(measured["rows"].values()))
     curves = {name: [measured["rows"][f"batch {size}"][name]["median_ms"] / size for size in sizes] for name in names}
     return plotting.draw_lines(sizes, curves, path, measured["what"], "batch size", "ms an image")
 
+
+main = process.command_line(Command, run, "benchmarks.training", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

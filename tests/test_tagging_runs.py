@@ -1,6 +1,5 @@
-"""The tagging commands from end to end on a few sentences of the grammar, written as a directory of CoNLL files."""
+"""Runs of taggers from end to end, on a few sentences of the grammar that are written as a directory of CoNLL files."""
 
-import dataclasses
 import io
 import json
 import re
@@ -15,12 +14,14 @@ import pytest
 from seqeval.metrics import classification_report
 from tiny_training import interrupt
 
-from colnorm import predict
+from colnorm import crf, predict
 from colnorm.data import conll, sample, schemes
 from colnorm.run_directory import COUNTS, PREDICTIONS, RunDirectory
+from colnorm.tagger import build
 from colnorm.training import eval_step
-from experiments import compare_ner, evaluate_ner, ner, tag, train_ner
-from experiments.configs import NEEDS_GLOVE, NER_PRESETS, NerConfig
+from experiments import compare, evaluate, tag, tagging
+from experiments import train as train_command
+from experiments.configs import TaggingConfig
 
 SIZES = {"train": 150, "valid": 30, "test": 30}
 TINY = ["random", "--characters", "--shape-features", "3", "--head", "crf", "--hidden", "24", "--buckets", "1"]
@@ -28,11 +29,6 @@ ADAM = ["--optimizer", "adam", "--learning-rate", "0.02", "--average-decay", "0.
 BATCHES = ["--batch-size", "10", "--word-dropout", "0.1"]
 TIMES = {"train_seconds", "seconds", "compile_seconds", "train_tokens_per_second", "peak_memory_mib"}
 TEXT = "Mr. Obama flew to Paris on Monday. He met the president of Iran's navy there!"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _four_devices():
-    jax.devices()  # here, before a command asks for fewer
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +42,7 @@ def data(tmp_path_factory):
 
 
 def train(data, run, *more):
-    return train_ner.main([*TINY, *ADAM, *BATCHES, "--data", str(data), "--run", str(run), *more])
+    return train_command.main([*TINY, *ADAM, *BATCHES, "--data", str(data), "--run", str(run), *more])
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +66,7 @@ def is_picture(path):
 
 def test_a_run_holds_config_tagger_records_checkpoints_and_a_picture(whole, data):
     config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
-    assert config["task"] == "ner"
+    assert config["task"] == "tagging"
     config = config["config"]
     assert (config["hidden"], config["average_decay"], config["data"]) == (24, 0.9, str(data))
     records = read_records(whole)
@@ -94,7 +90,7 @@ def predictor(whole):
 
 
 def test_evaluation_is_seqeval_of_what_the_tagger_predicts(whole, data, predictor, capsys):
-    assert evaluate_ner.main([str(whole)]) == 0
+    assert evaluate.main([str(whole)]) == 0
     shown = capsys.readouterr().out
     assert "micro average" in shown
     assert "conlleval" in shown
@@ -106,9 +102,9 @@ def test_evaluation_is_seqeval_of_what_the_tagger_predicts(whole, data, predicto
         report = classification_report(gold, predicted, output_dict=True, zero_division=0)
         assert result["micro"]["f1"] == pytest.approx(report["micro avg"]["f1-score"])
         assert result["macro"]["recall"] == pytest.approx(report["macro avg"]["recall"])
-        for kind, figures in result["types"].items():
-            assert figures["precision"] == pytest.approx(report[kind]["precision"])
-            assert figures["support"] == report[kind]["support"]
+        for kind, metrics in result["classes"].items():
+            assert metrics["precision"] == pytest.approx(report[kind]["precision"])
+            assert metrics["support"] == report[kind]["support"]
         right = [a == b for one, other in zip(gold, predicted, strict=True) for a, b in zip(one, other, strict=True)]
         assert result["accuracy"] == pytest.approx(np.mean(right))
     best = max(read_records(whole), key=lambda record: record["validation_micro_f1"])
@@ -119,20 +115,20 @@ def test_evaluation_is_seqeval_of_what_the_tagger_predicts(whole, data, predicto
     assert is_picture(whole / "transitions.png")
 
 
-def test_the_loss_counts_the_tokens_that_are_right(data, predictor):
+def test_the_loss_counts_the_correct_tokens(data, predictor):
     sentences = conll.load(data).test
-    (arrays,) = ner.Split.make(sentences, predictor.encoder, 1).arrays
+    (arrays,) = tagging.Split.make(sentences, predictor.encoder, 1).arrays
     indices = jnp.asarray([*range(len(sentences)), -1, -1])  # padding counts nothing
-    loss_fn = ner.make_loss(NerConfig(), predictor.model)
+    loss_fn = tagging.make_loss(TaggingConfig(), predictor.model)
     sums = eval_step({"params": predictor.params}, arrays, indices, loss_fn=loss_fn)
     tagged = predictor.tag_tokens([sentence.words for sentence in sentences])
     pairs = [pair for s, t in zip(sentences, tagged, strict=True) for pair in zip(s.tags, t.tags, strict=True)]
-    assert sums["right"] == sum(gold == found for gold, found in pairs) and sums["tokens"] == len(pairs)
+    assert sums["correct"] == sum(gold == found for gold, found in pairs) and sums["tokens"] == len(pairs)
 
 
 def test_evaluation_keeps_predictions_calibration_and_the_chain(whole, data, predictor):
     """What is stored is what the predictor says, sentence by sentence and entity by entity."""
-    evaluate_ner.evaluate(evaluate_ner.Command(whole), quiet=True)
+    evaluate.evaluate(evaluate.Command(whole), quiet=True)
     evaluated = json.loads((whole / "evaluation.json").read_text(encoding="utf-8"))
     test = conll.load(data).test
     tagged = predictor.tag_tokens([sentence.words for sentence in test])
@@ -173,22 +169,37 @@ def test_runs_side_by_side(whole, tmp_path, capsys):
     named = tmp_path / "gmb-crf"
     shutil.copytree(whole, named)
     (named / "evaluation.json").unlink(missing_ok=True)
-    arguments = [str(named), "--output", str(tmp_path / "table")]
-    assert compare_ner.main(arguments) == 1
-    assert "is not evaluated yet" in capsys.readouterr().err
+
+    def table(*runs):
+        assert compare.main([*map(str, runs), "--output", str(tmp_path / "table")]) == 0
+        header, _, *rows = (tmp_path / "table" / "table.md").read_text(encoding="utf-8").splitlines()
+        return [dict(zip(header.split(" | "), row.split(" | "), strict=True)) for row in rows]
+
+    (cells,) = table(named)
+    best = max(read_records(named), key=lambda line: line["validation_micro_f1"])
+    shown = [best[f"validation_{name}"] for name in ("micro_f1", "macro_f1", "accuracy")]
+    assert cells["validation"] == " / ".join(f"{value:.2%}" for value in shown)
+    assert (cells["train"], cells["test"]) == (f"- / - / ~{best['train_accuracy']:.2%}", "")
+    nothing = {"f1": 0.0}
     splits = {
-        name: {"accuracy": 0.9, "micro": {"f1": number / 10}, "macro": {"f1": number / 20}}
+        name: {
+            **{"accuracy": 0.9, "micro": {"f1": number / 10}, "macro": {"f1": number / 20}, "weighted": nothing},
+            **({"types": {}, "sentences": 3} if number == 3 else {"classes": {}}),  # earlier runs had another form
+        }
         for number, name in enumerate(("train", "validation", "test"), 1)
     }
     (named / "evaluation.json").write_text(json.dumps({"epoch": 2, "splits": splits}), encoding="utf-8")
-    assert compare_ner.main(arguments) == 0
-    header, _, row = (tmp_path / "table" / "table.md").read_text(encoding="utf-8").splitlines()
-    cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
-    assert cells["test micro / macro F1"] == "30.00% / 15.00%"
-    assert cells["report's test micro / macro F1"] == "69% / 44%"
-    assert cells["best epoch"] == "2 of 3"
+    (cells,) = table(named)
+    assert (cells["test"], cells["best epoch"], cells["report's test"]) == ("30.00% / 15.00% / 90.00%", "2 of 3", "")
+    config = json.loads((named / "config.json").read_text())
+    config["config"]["data"] = "somewhere/ner_dataset.csv"  # the report's data
+    (named / "config.json").write_text(json.dumps(config))
+    assert table(named, whole)[0]["report's test"] == "69.00% / 44.00% / -"
     assert json.loads((tmp_path / "table" / "runs.json").read_text(encoding="utf-8"))["gmb-crf"] == read_records(whole)
     assert is_picture(tmp_path / "table" / "curves.png")
+    RunDirectory.create(tmp_path / "image", "images", {}).close()
+    assert compare.main([str(named), str(tmp_path / "image")]) == 1
+    assert "expected runs of one task, got images and tagging" in capsys.readouterr().err
 
 
 def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path, capsys):
@@ -217,10 +228,10 @@ def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path,
         "cosine",
     ]
     more = ["--glove", str(tmp_path / "vectors.txt"), "--data", str(data), "--run", str(run), "--devices", "1"]
-    assert train_ner.main([*arguments, *more]) == 0
+    assert train_command.main([*arguments, *more]) == 0
     assert f"vectors for {len(words)} of" in capsys.readouterr().out.replace("\n", " ")
     assert predict.read_tagger(run)[0]["word_features"] == 7
-    assert evaluate_ner.main([str(run)]) == 0
+    assert evaluate.main([str(run)]) == 0
     evaluated = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     assert "chain" not in evaluated and evaluated["splits"]["test"]["calibration"]["bins"]
     tagger = predict.load(run)
@@ -252,7 +263,7 @@ def test_devices_share_the_batches(data, tmp_path):
             "--buckets",
             "1",
         ]
-        assert train_ner.main([*arguments, "--data", str(data), "--run", str(run), "--devices", devices]) == 0
+        assert train_command.main([*arguments, "--data", str(data), "--run", str(run), "--devices", devices]) == 0
         losses.append(read_records(run)[0])
     for name in ("train_loss", "validation_loss"):
         assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-5)
@@ -268,11 +279,9 @@ def assert_same_run(run, other):
         return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
 
     assert lasting(read_records(run)) == lasting(read_records(other))
-    config = NerConfig(**{k: v for k, v in RunDirectory.open(run).config.items() if k != "task"})
+    config = TaggingConfig(**{k: v for k, v in RunDirectory.open(run).config.items() if k != "task"})
     fields, encoder = predict.read_tagger(run)
-    from colnorm.tagger import build
-
-    template = ner.make_state(config, build(fields), encoder, ner.make_schedule(config, 1))
+    template = tagging.make_state(config, build(fields), encoder, tagging.make_schedule(config, 1))
     for epoch in RunDirectory.open(run).epochs():
         states = []
         for path in (run, other):
@@ -285,7 +294,7 @@ def assert_same_run(run, other):
 def test_a_run_killed_in_the_middle_of_an_epoch_resumes_as_if_it_had_not_been(whole, data, tmp_path):
     run = tmp_path / "run"
     arguments = [*TINY, *ADAM, *BATCHES, "--data", str(data), "--run", str(run), "--epochs", "3"]
-    status, _ = interrupt("2:3", signal.SIGKILL, "ner", *arguments)
+    status, _ = interrupt("2:3", signal.SIGKILL, *arguments)
     assert status == -signal.SIGKILL
     assert [record["epoch"] for record in read_records(run)] == [1]
     assert train(data, run, "--epochs", "3", "--resume") == 0
@@ -295,7 +304,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_as_if_it_had_not_been(wh
 def test_an_interrupted_run_says_how_to_go_on(data, tmp_path):
     run = tmp_path / "run"
     arguments = [*TINY, *ADAM, *BATCHES, "--data", str(data), "--run", str(run)]
-    status, errors = interrupt("2:1", signal.SIGINT, "ner", *arguments)
+    status, errors = interrupt("2:1", signal.SIGINT, *arguments)
     assert status == 130
     assert f"--resume --run {run}" in errors
 
@@ -313,7 +322,7 @@ def test_resume_refuses_other_data(whole, data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["crf", "--data", "sample"], "crf starts from GloVe vectors: name their file with --glove"),
+        (["crf", "--data", "some.csv"], "crf starts from GloVe vectors: name their file with --glove"),
         (["random", "--data", "nowhere.csv"], "nowhere.csv: expected 'sample', a .csv file or a directory"),
         (["glove", "--glove", "nothing.txt"], "nothing.txt"),
         (["random", "--vector-words", "9"], "--vector-words are words of the file that --glove names, and there is none"),
@@ -322,19 +331,19 @@ def test_resume_refuses_other_data(whole, data, tmp_path, capsys):
 )
 def test_what_cannot_be_trained_is_an_error_and_leaves_nothing(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    assert train_ner.main([*arguments, "--run", "run"]) == 1
+    assert train_command.main([*arguments, "--run", "run"]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("main", [evaluate_ner.main, lambda arguments: tag.main([*arguments, "text"])])
+@pytest.mark.parametrize("main", [evaluate.main, lambda arguments: tag.main([*arguments, "text"])])
 def test_runs_that_are_none(tmp_path, capsys, main):
     assert main([str(tmp_path)]) == 1
     assert "is not a run directory" in capsys.readouterr().err
-    RunDirectory.create(tmp_path / "run", "cifar", {}).close()
+    RunDirectory.create(tmp_path / "run", "tagging", {}).close()
     assert main([str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
-    assert "holds a run of task 'cifar', not 'ner'" in error or "there is no tagger.json" in error
+    assert "run has no checkpoint yet" in error or "there is no tagger.json" in error
 
 
 # ------------------------------------------------------------------------------------------------------------------- tagging
@@ -363,8 +372,6 @@ def test_entities_of_raw_text(predictor):
 
 def test_the_posterior_of_an_entity_is_its_share_of_sampled_paths(predictor):
     """Of 20,000 paths drawn from the chain, those in which the very entity stands."""
-    from colnorm import crf
-
     words = ["President", "Barack", "Obama", "visited", "New", "York", "on", "Monday"]
     inputs = jax.tree.map(np.asarray, predictor.encoder.encode([words], len(words)))
     emissions, chain = predictor.model.apply({"params": predictor.params}, **inputs)
@@ -437,25 +444,3 @@ def test_tag_says_what_it_cannot_read(whole, tmp_path, capsys):
     assert "text.txt:2: expected utf-8, got the byte 0xe9" in capsys.readouterr().err
     assert tag.main([str(whole), "text", "--file", "other.txt"]) == 1
     assert "not both" in capsys.readouterr().err
-
-
-# ------------------------------------------------------------------------------------------------------------------- presets
-
-
-def test_presets_of_the_report():
-    """What the report states for each of its rows."""
-    for name in ("random", "glove", "char", "layer_norm", "crf"):
-        config = NER_PRESETS[name][1]
-        stated = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "clip_global_norm": 5.0}
-        assert {key: getattr(config, key) for key in stated} == stated
-        assert (config.batch_size, config.word_features, config.schedule) == (128, 100, "constant")
-        assert config.characters == (name in ("char", "layer_norm", "crf"))
-        assert config.layer_norm == ("output" if name == "layer_norm" else None)
-        assert config.head == ("crf" if name == "crf" else "softmax")
-        assert (name in NEEDS_GLOVE) == (name != "random")
-    assert NER_PRESETS["crf_layer_norm"][1] == dataclasses.replace(NER_PRESETS["crf"][1], layer_norm="output")
-    best = NER_PRESETS["best"][1]
-    assert best.characters
-    assert best.shape_features
-    assert best.head == "crf"
-    assert best.layer_norm

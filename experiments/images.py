@@ -1,0 +1,199 @@
+"""The image task: a ResNet on CIFAR-10 or digits. What a config means in terms of data, model, optimizer, loss and metrics."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from colnorm import ResNet, optimizers
+from colnorm.data import images
+from colnorm.data.batching import padded_batches, shuffled_batches
+from colnorm.metrics import classification_metrics, confusion_matrix, headline
+from colnorm.parallel import make_engine
+from colnorm.run_directory import CONFUSION, CURVES, FEATURES, RunDirectory
+from colnorm.training import Data, Engine, LossFn, Sums, TrainState, create_state
+from experiments import plotting
+from experiments.configs import ImageConfig
+
+PERCENTILES = (1, 20, 80, 99)
+QUANTILE_BATCH = 256  # validation images whose features 1.2.7 follows over the epochs
+
+
+def make_model(config: ImageConfig, num_classes: int, axis_name: str | None = None) -> ResNet:
+    """The network of a config."""
+    dtype = jnp.bfloat16 if config.dtype == "bfloat16" else None
+    return ResNet(config.n, num_classes, config.normalization, axis_name, dtype, config.norm_placement, config.num_groups)
+
+
+def make_schedule(config: ImageConfig, steps_per_epoch: int) -> optax.Schedule:
+    """Step -> learning rate."""
+    match config.schedule:
+        case "constant":
+            return optimizers.constant(config.learning_rate)
+        case "decay":
+            return optimizers.decay_per_epoch(config.learning_rate, config.decay_factor, steps_per_epoch)
+        case "step":
+            return optimizers.step_decay(config.learning_rate, config.decay_factor, config.decay_epochs, steps_per_epoch)
+        case "cosine":
+            return optimizers.warmup_cosine(config.learning_rate, config.warmup_epochs, config.epochs, steps_per_epoch)
+
+
+def make_optimizer(config: ImageConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """SGD with the config's numbers."""
+    return optimizers.sgd(
+        schedule,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        decay_vectors=config.decay_vectors,
+        clip_global_norm=config.clip_global_norm,
+        gate_multiplier=config.gate_multiplier,
+    )
+
+
+def make_loss(config: ImageConfig, data: images.ImageData, axis_name: str | None = None) -> LossFn:
+    """Cross-entropy over the classes, its sums ``loss``, ``count`` and ``confusion``; batch statistics over ``axis_name``."""
+    model = make_model(config, data.num_classes, axis_name)
+
+    def loss_fn(variables: Mapping[str, Any], batch: Data, key: jax.Array, train: bool) -> tuple[Sums, Any]:
+        pixels, labels, weights = batch["images"], batch["labels"], batch["weights"]
+        if train and (config.crop_padding or config.flip):
+            keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(batch["positions"])
+            pixels = images.augment(keys, pixels, config.crop_padding, config.flip)
+        inputs = images.standardize(pixels, data.mean, data.std)
+        logits, updated = model.apply(variables, inputs, train, mutable=["batch_stats"] if train else [])
+        targets = jax.nn.one_hot(labels, data.num_classes)
+        if train and config.label_smoothing:
+            targets = optax.smooth_labels(targets, config.label_smoothing)
+        losses = optax.softmax_cross_entropy(logits, targets)
+        sums = {
+            "loss": jnp.sum(losses * weights),
+            "count": jnp.sum(weights),
+            "confusion": confusion_matrix(labels, jnp.argmax(logits, -1), weights, data.num_classes),
+        }
+        return sums, updated.get("batch_stats", {})
+
+    return loss_fn
+
+
+def split_arrays(split: images.Split) -> dict[str, np.ndarray]:
+    """A split as the arrays that the steps index."""
+    return {"images": split.images, "labels": split.labels}
+
+
+class ImageTask:
+    """See :class:`experiments.task.Task`."""
+
+    name: ClassVar[str] = "images"
+    config_type: ClassVar[type] = ImageConfig
+    metric: ClassVar[str] = "validation_accuracy"
+    columns: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
+    curves: ClassVar[plotting.Curves] = {
+        name: {split: f"{split}_{name}" for split in ("train", "validation")} for name in ("loss", "accuracy")
+    }
+    data_path: ClassVar[str] = "data_dir"
+    cpu_devices: ClassVar[int | None] = None
+
+    def __init__(self, config: ImageConfig, run: RunDirectory | None = None):
+        self.config = config
+        self.data = images.load(config.data, config.data_dir, config.seed)
+        self.train_data = [split_arrays(self.data.train)]
+
+    def describe(self) -> list[str]:
+        network = f"ResNet-{6 * self.config.n + 2} {self.config.normalization}"
+        return [f"{network}, {self.data.name}, {len(self.data.train.labels):,} training images"]
+
+    def plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        count = len(self.data.train.labels)
+        return [(0, shuffled_batches(count, self.config.batch_size, self.config.seed, epoch))]
+
+    def schedule(self, steps_per_epoch: int) -> optax.Schedule:
+        return make_schedule(self.config, steps_per_epoch)
+
+    def loss(self, axis_name: str | None = None) -> LossFn:
+        return make_loss(self.config, self.data, axis_name)
+
+    def init_state(self, schedule: optax.Schedule) -> TrainState:
+        model = make_model(self.config, self.data.num_classes)
+        return create_state(model, make_optimizer(self.config, schedule), self.config.seed, jnp.zeros((1, 32, 32, 3)))
+
+    def save(self, run: RunDirectory) -> None:
+        """A ResNet has nothing beside its config and its checkpoints."""
+
+    check = save
+
+    def train_metrics(self, sums: Mapping[str, Any], seconds: float) -> dict[str, float]:
+        return self._epoch_metrics(sums, "train_")
+
+    def validation(self, engine: Engine) -> Callable[[TrainState], dict[str, Any]]:
+        split = self.data.validation
+        data, batches = engine.put_data(split_arrays(split)), evaluation_batches(len(split.labels), engine.num_devices)
+        quantiles = make_quantiles(self.config, self.data)
+
+        def validate(state: TrainState) -> dict[str, Any]:
+            measured = self._epoch_metrics(engine.evaluate(state, data, batches), "validation_")
+            return {**measured, "feature_percentiles": quantiles(engine.get_state(state))}
+
+        return validate
+
+    def _epoch_metrics(self, sums: Mapping[str, Any], prefix: str) -> dict[str, float]:
+        metrics = headline(classification_metrics(sums["confusion"], self.data.class_names))
+        loss = float(sums["loss"] / max(float(sums["count"]), 1.0))
+        return {f"{prefix}loss": loss, f"{prefix}accuracy": metrics["accuracy"], f"{prefix}macro_f1": metrics["macro_f1"]}
+
+    def draw(self, history: plotting.History, run: RunDirectory, best_epoch: int | None) -> list[Path]:
+        title = run.path.name
+        return [
+            plotting.draw_curves(history, self.curves, run.file(CURVES), title, best_epoch),
+            plotting.draw_quantiles({title: history}, PERCENTILES, run.file(FEATURES)),
+        ]
+
+    def evaluate(self, run: RunDirectory, epoch: int, devices: int | None) -> dict[str, Any]:
+        state = run.restore(self.init_state(self.schedule(1)), epoch)
+        engine = make_engine(self.loss, devices)
+        state = engine.put_state(state)
+        splits = {}
+        for name, split in self.data.splits.items():
+            batches = evaluation_batches(len(split.labels), engine.num_devices)
+            sums = engine.evaluate(state, engine.put_data(split_arrays(split)), batches)
+            splits[name] = {
+                "examples": int(sums["count"]),
+                "loss": float(sums["loss"] / sums["count"]),
+                **classification_metrics(sums["confusion"], self.data.class_names),
+                "confusion": sums["confusion"].astype(int).tolist(),
+            }
+        return {"splits": splits, "class_names": list(self.data.class_names)}
+
+    def draw_evaluation(self, evaluated: Mapping[str, Any], run: RunDirectory, title: str) -> list[Path]:
+        confusions = {name: np.array(split["confusion"]) for name, split in evaluated["splits"].items()}
+        return [plotting.draw_confusions(confusions, evaluated["class_names"], run.file(CONFUSION), title)]
+
+    @staticmethod
+    def draw_comparison(histories: Mapping[str, plotting.History], directory: Path, title: str) -> list[Path]:
+        return [
+            plotting.draw_comparison(histories, ImageTask.curves, directory / CURVES, title),
+            plotting.draw_quantiles(histories, PERCENTILES, directory / FEATURES),
+        ]
+
+
+def evaluation_batches(num_examples: int, num_devices: int) -> np.ndarray:
+    """Batches of indices for evaluation: up to 500 images, as no gradient has to be held, evenly over the devices."""
+    size = min(500, num_examples)
+    return padded_batches(num_examples, size + -size % num_devices)
+
+
+def make_quantiles(config: ImageConfig, data: images.ImageData) -> Callable[[TrainState], list[float]]:
+    """State -> :data:`PERCENTILES` of the features that enter the last activation, on a fixed validation batch (1.2.7)."""
+    model = make_model(config, data.num_classes)
+    batch = images.standardize(data.validation.images[:QUANTILE_BATCH], data.mean, data.std)
+
+    @jax.jit
+    def quantiles(variables: Mapping[str, Any]) -> jax.Array:
+        _, features = model.apply(variables, batch, False, return_features=True)
+        return jnp.percentile(features["last_preactivation"].astype(jnp.float32), jnp.asarray(PERCENTILES, jnp.float32))
+
+    return lambda state: [float(value) for value in quantiles(state.variables)]

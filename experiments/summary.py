@@ -1,0 +1,82 @@
+"""A run summary: what a finished run came to in one small file, all that the page of a study needs of it.
+
+It holds neither weights nor text of a data set nor paths of the machine. Runs of several machines become one study by copying
+their summaries into one directory, and the page can be written where the runs are gone.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from colnorm.files import read_json, write_text
+from colnorm.metrics import classification_metrics
+from colnorm.run_directory import COUNTS, COVERAGE, MACHINE, RunDirectory
+from experiments.study import Scale
+
+PATHS = ("data_dir", "data", "glove")  # fields of a config
+FIELDS = ("scale", "config", "history", "evaluation", "machine", "vectors", "test_counts")
+
+
+def write(run: Path, scale: Scale, path: Path) -> None:
+    """Writes the summary of an evaluated run."""
+    opened = RunDirectory.open(run)
+    summary = {
+        "scale": scale,
+        "config": {name: Path(value).name if name in PATHS and value else value for name, value in opened.config.items()},
+        "history": opened.history(),
+        "evaluation": opened.evaluation(),
+        "machine": _read(opened.file(MACHINE)),
+        "vectors": _read(opened.file(COVERAGE)),
+        "test_counts": _read(opened.file(COUNTS)),
+    }
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, json.dumps({**summary, "sha256": _digest(summary)}, allow_nan=False) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The summary in a file.
+
+    Returns:
+      ``scale``; ``config``; ``history``, the lines of the epochs; ``evaluation``; ``machine`` that trained it; of taggers
+      ``vectors``, what was found of the vocabulary, and ``test_counts``, of :func:`colnorm.metrics.entity_counts`, else None.
+
+    Raises:
+      ValueError: it is damaged; names the file.
+    """
+    stored = read_json(path)
+    missing = [name for name in FIELDS if name not in stored] if isinstance(stored, dict) else list(FIELDS)
+    if missing:
+        raise ValueError(f"{path} is damaged: expected the summary of a run, which has {', '.join(missing)} too")
+    # Summaries of before there were digests have none; some others would be read, too, if theirs could be left out.
+    digest = stored.pop("sha256", None)
+    if digest != _digest(stored) and (digest is not None or stored.keys() != set(FIELDS)):
+        raise ValueError(f"{path} is damaged: it is not what was written")
+    try:
+        return {**stored, "evaluation": upgraded(stored["evaluation"])}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def upgraded(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation with the metrics of its splits as :mod:`colnorm.metrics` has them; before, each task had its own form."""
+    splits = {}
+    for name, split in evaluation["splits"].items():
+        if "types" in split:
+            kept = {key: value for key, value in split.items() if key not in ("sentences", "types")}
+            split = {"examples": split["sentences"], **kept, "classes": split["types"]}
+        elif "macro_f1" in split:
+            kept = {key: split[key] for key in ("examples", "loss", "confusion")}
+            split = kept | classification_metrics(split["confusion"], evaluation["class_names"])
+        splits[name] = split
+    return {**evaluation, "splits": splits}
+
+
+def _digest(summary: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
+
+
+def _read(file: Path) -> Any:
+    """None where there is no such file."""
+    return read_json(file) if file.exists() else None

@@ -1,0 +1,349 @@
+"""The tagging task: named entities. What a config means in terms of data, vocabularies, model, optimizer, loss and metrics."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from colnorm import Tagger, crf, optimizers, predict
+from colnorm.data import conll
+from colnorm.data.batching import Bucket, epoch_plan, evaluation_plan, make_buckets
+from colnorm.data.conll import Sentence, TaggingData
+from colnorm.data.encoding import Encoder
+from colnorm.data.glove import Vectors, read_vectors, read_words
+from colnorm.data.schemes import entities
+from colnorm.files import write_json, write_text
+from colnorm.metrics import calibration, entity_counts, headline, tagging_metrics
+from colnorm.run_directory import CALIBRATION, COUNTS, COVERAGE, CURVES, ENTITY_TYPES, PREDICTIONS, TRANSITIONS, RunDirectory
+from colnorm.tagger import apply, build, check_parameters, decode, sentence_losses, with_word_vectors
+from colnorm.training import Data, Engine, LossFn, Sums, TrainState, create_state, take_batch
+from experiments import plotting
+from experiments.configs import TaggingConfig
+
+
+def make_encoder(config: TaggingConfig, data: TaggingData) -> Encoder:
+    """The vocabularies of the training sentences, with the words of ``config.glove`` that are to be known besides.
+
+    Raises:
+      ValueError: there is no such file to take them from, or something is wrong with it.
+    """
+    encoder = Encoder.build(
+        (sentence.words for sentence in data.train),
+        data.tag_names,
+        min_count=config.min_count,
+        lowercase=config.lowercase,
+        fold_digits=config.fold_digits,
+        characters=config.characters,
+        word_length=config.word_length,
+        shapes=config.shape_features > 0,
+    )
+    if not config.vector_words:
+        return encoder
+    if config.glove is None:
+        raise ValueError("--vector-words are words of the file that --glove names, and there is none")
+    return dataclasses.replace(encoder, words=encoder.words.extended(read_words(config.glove, config.vector_words)))
+
+
+def tagger_fields(config: TaggingConfig, encoder: Encoder, word_features: int) -> dict[str, Any]:
+    """The arguments of :class:`~colnorm.Tagger`, as a run directory stores them."""
+    return {
+        "tag_names": list(encoder.tags.names),
+        "num_words": len(encoder.words),
+        "word_features": word_features,
+        "num_characters": 0 if encoder.characters is None else len(encoder.characters),
+        **{
+            name: getattr(config, name)
+            for name in (
+                "hidden",
+                "character_features",
+                "character_hidden",
+                "shape_features",
+                "layer_norm",
+                "head",
+                "constrained",
+                "dropout",
+                "word_dropout",
+                "dtype",
+            )
+        },
+    }
+
+
+def make_optimizer(config: TaggingConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """SGD or Adam with the config's numbers."""
+    if config.optimizer == "adam":
+        return optimizers.adam(
+            schedule, b1=config.momentum, weight_decay=config.weight_decay, clip_global_norm=config.clip_global_norm
+        )
+    return optimizers.sgd(
+        schedule, momentum=config.momentum, weight_decay=config.weight_decay, clip_global_norm=config.clip_global_norm
+    )
+
+
+def make_schedule(config: TaggingConfig, steps_per_epoch: int) -> optax.Schedule:
+    """Step -> learning rate."""
+    if config.schedule == "cosine":
+        return optimizers.warmup_cosine(config.learning_rate, config.warmup_epochs, config.epochs, steps_per_epoch)
+    return optimizers.constant(config.learning_rate)
+
+
+def make_state(
+    config: TaggingConfig, model: Tagger, encoder: Encoder, schedule: optax.Schedule, word_vectors: Vectors | None = None
+) -> TrainState:
+    """A fresh state: parameters from the seed, word embeddings from ``word_vectors`` if given, optimizer from the config."""
+    example = {name: jnp.asarray(values) for name, values in encoder.encode([("word",)], 1).items()}
+    state = create_state(model, make_optimizer(config, schedule), config.seed, **example)
+    if word_vectors is not None:
+        state = state.replace(params=with_word_vectors(state.params, word_vectors.matrix, word_vectors.found))
+    return state.keep_average(config.average_decay) if config.average_decay else state
+
+
+def make_loss(config: TaggingConfig, model: Tagger) -> LossFn:
+    """The task's sums: ``loss``, ``count`` (what it is averaged over: sentences or tokens), ``sentences``, ``tokens``, and of
+    these the ``correct`` ones, whose tag the tagger predicts."""
+
+    def loss_fn(variables: Mapping[str, Any], batch: Data, key: jax.Array, train: bool) -> tuple[Sums, Any]:
+        lengths = jnp.where(batch["weights"] > 0, batch["lengths"], 0)  # padding is a sentence of no words
+        rngs = {"dropout": key} if train else None
+        inputs = {**batch, "lengths": lengths}
+        emissions, chain = apply(model, variables["params"], inputs, train=train, positions=batch["positions"], rngs=rngs)
+        losses = sentence_losses(emissions, chain, batch["tags"], lengths)
+        predicted = decode(*jax.lax.stop_gradient((emissions, chain)), lengths)
+        inside = jnp.arange(predicted.shape[1])[None] < lengths[:, None]
+        correct = jnp.sum(inside & (predicted == batch["tags"])).astype(jnp.float32)
+        sentences, tokens = jnp.sum(batch["weights"]), jnp.sum(lengths).astype(jnp.float32)
+        count = sentences if config.loss == "sentence" else tokens
+        sums = {"loss": jnp.sum(losses), "count": count, "sentences": sentences, "tokens": tokens, "correct": correct}
+        return sums, {}
+
+    return loss_fn
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Sentences, and their arrays in buckets of equal padded length."""
+
+    sentences: Sequence[Sentence]
+    buckets: list[Bucket]
+    arrays: list[dict[str, np.ndarray]]
+
+    @classmethod
+    def make(cls, sentences: Sequence[Sentence], encoder: Encoder, num_buckets: int) -> "Split":
+        """Encodes the sentences; their lengths choose the buckets."""
+        buckets = make_buckets([len(sentence.words) for sentence in sentences], num_buckets)
+        arrays = []
+        for bucket in buckets:
+            chosen = [sentences[place] for place in bucket.indices]
+            encoded = encoder.encode([sentence.words for sentence in chosen], bucket.length)
+            encoded["tags"] = encoder.encode_tags([sentence.tags for sentence in chosen], bucket.length)
+            arrays.append(encoded)
+        return cls(sentences, buckets, arrays)
+
+
+class Predicted(NamedTuple):
+    """What a tagger says of each sentence of a split, in order."""
+
+    tags: list[tuple[str, ...]]
+    losses: np.ndarray  # (sentences,)
+    entities: list[list[tuple[str, int, int, float]]] | None  # type, first token, the one after its last, posterior
+
+
+def make_predictor(config: TaggingConfig, model: Tagger, posteriors: bool = False) -> Callable[[Any, Split], Predicted]:
+    """Parameters, split -> what is predicted; with the entities and their ``posteriors``, or without."""
+    names = np.array(model.tag_names)
+
+    @jax.jit
+    def step(params: Any, data: Data, indices: jax.Array) -> tuple[jax.Array, ...]:
+        batch = take_batch(data, indices)
+        lengths = batch["lengths"]
+        emissions, chain = apply(model, params, batch)
+        losses = sentence_losses(emissions, chain, batch["tags"], lengths)
+        rest = predict.posteriors(emissions, chain, lengths) if posteriors else ()
+        return decode(emissions, chain, lengths), losses, *rest
+
+    def run(params: Any, split: Split) -> Predicted:
+        params = jax.tree.map(jnp.asarray, params)
+        count = len(split.sentences)
+        result = Predicted([()] * count, np.zeros(count), [[] for _ in range(count)] if posteriors else None)
+        for number, batches in evaluation_plan(split.buckets, config.batch_size):
+            data = jax.tree.map(jnp.asarray, split.arrays[number])
+            for indices in batches:
+                decoded, losses, *rest = jax.device_get(step(params, data, jnp.asarray(indices)))
+                for row in np.flatnonzero(indices >= 0):
+                    place = split.buckets[number].indices[indices[row]]
+                    length = len(split.sentences[place].words)
+                    tags = tuple(names[decoded[row, :length]].tolist())
+                    result.tags[place], result.losses[place] = tags, losses[row]
+                    if result.entities is not None:
+                        single, pair = rest
+                        labels = predict.Labels.of_row(tags, single[row], None if pair is None else pair[row])
+                        result.entities[place] = [
+                            (*found, predict.entity_posterior(model.tag_names, labels, *found)) for found in entities(tags)
+                        ]
+        return result
+
+    return run
+
+
+class TaggingTask:
+    """See :class:`experiments.task.Task`."""
+
+    name: ClassVar[str] = "tagging"
+    config_type: ClassVar[type] = TaggingConfig
+    metric: ClassVar[str] = predict.METRIC
+    columns: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "accuracy")
+    curves: ClassVar[plotting.Curves] = {
+        "loss": {"train": "train_loss", "validation": "validation_loss"},
+        "token accuracy": {"train": "train_accuracy", "validation": "validation_accuracy"},
+        "F1": {"validation, micro": "validation_micro_f1", "validation, macro": "validation_macro_f1"},
+    }
+    data_path: ClassVar[str] = "data"
+    cpu_devices: ClassVar[int | None] = 1  # an epoch takes as long on one core as on two
+
+    def __init__(self, config: TaggingConfig, run: RunDirectory | None = None):
+        self.config = config
+        self.data = conll.load(config.data, config.seed, config.word_column, config.tag_column)
+        self.vectors: Vectors | None = None
+        if run is not None:
+            self.fields, self.encoder = predict.read_tagger(run.path)
+        else:
+            self.encoder = make_encoder(config, self.data)
+            if config.glove is not None:
+                self.vectors = read_vectors(config.glove, self.encoder.words, config.seed)
+            word_features = config.word_features if self.vectors is None else self.vectors.matrix.shape[1]
+            self.fields = tagger_fields(config, self.encoder, word_features)
+        self.model = build(self.fields)
+
+    @functools.cached_property
+    def _train(self) -> "Split":
+        return Split.make(self.data.train, self.encoder, self.config.buckets)
+
+    @property
+    def train_data(self) -> list[dict[str, np.ndarray]]:
+        return self._train.arrays
+
+    def describe(self) -> list[str]:
+        dropped = f"({self.data.dropped:,} repeated ones dropped)"
+        sizes = f"{len(self.encoder.words):,} words, {len(self.encoder.tags.names)} tags"
+        lines = [f"{self.data.name}, {len(self.data.train):,} training sentences {dropped}, {sizes}"]
+        return lines if self.vectors is None else [*lines, f"{self.config.glove}: {self.vectors.coverage}"]
+
+    def plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        return epoch_plan(self._train.buckets, self.config.batch_size, self.config.seed, epoch)
+
+    def schedule(self, steps_per_epoch: int) -> optax.Schedule:
+        return make_schedule(self.config, steps_per_epoch)
+
+    def loss(self, axis_name: str | None = None) -> LossFn:
+        return make_loss(self.config, self.model)
+
+    def init_state(self, schedule: optax.Schedule) -> TrainState:
+        return make_state(self.config, self.model, self.encoder, schedule, self.vectors)
+
+    def save(self, run: RunDirectory) -> None:
+        predict.write_tagger(run.path, self.fields, self.encoder)
+        if self.vectors is not None:
+            write_json(run.file(COVERAGE), self.vectors.coverage._asdict())
+
+    def check(self, run: RunDirectory) -> None:
+        if run.epochs() and predict.read_tagger(run.path) != (self.fields, self.encoder):
+            sources = self.config.data + (f" with {self.config.glove}" if self.config.vector_words else "")
+            raise ValueError(f"{sources} is not the data that {run.path} was begun with: other words, characters or tags")
+
+    def train_metrics(self, sums: Mapping[str, Any], seconds: float) -> dict[str, float]:
+        return {
+            "train_loss": float(sums["loss"] / sums["count"]),
+            "train_accuracy": float(sums["correct"] / sums["tokens"]),
+            "train_tokens_per_second": round(float(sums["tokens"]) / seconds),
+        }
+
+    def validation(self, engine: Engine) -> Callable[[TrainState], dict[str, Any]]:
+        split = Split.make(self.data.validation, self.encoder, self.config.buckets)
+        predict_split = make_predictor(self.config, self.model)
+        gold = [sentence.tags for sentence in self.data.validation]
+
+        def validate(state: TrainState) -> dict[str, Any]:
+            predicted = predict_split(engine.get_state(state).variables["params"], split)
+            metrics = headline(tagging_metrics(gold, predicted.tags), "validation_")
+            del metrics["validation_weighted_f1"]
+            return {"validation_loss": mean_loss(self.config, self.data.validation, predicted.losses), **metrics}
+
+        return validate
+
+    def draw(self, history: plotting.History, run: RunDirectory, best_epoch: int | None) -> list[Path]:
+        return [plotting.draw_curves(history, self.curves, run.file(CURVES), run.path.name, best_epoch)]
+
+    def evaluate(self, run: RunDirectory, epoch: int, devices: int | None) -> dict[str, Any]:
+        params = run.restore_variables(epoch)["params"]
+        check_parameters(self.model, params)
+        # All splits at once share their padded lengths, and so their compilations.
+        everything = [sentence for sentences in self.data.splits.values() for sentence in sentences]
+        split = Split.make(everything, self.encoder, self.config.buckets)
+        tags, losses, found = make_predictor(self.config, self.model, posteriors=True)(params, split)
+        assert found is not None  # as posteriors were asked for
+        splits: dict[str, Any] = {}
+        first = 0
+        for name, sentences in self.data.splits.items():
+            part = slice(first, first + len(sentences))
+            first = part.stop
+            probabilities, correct = [], []
+            for sentence, of_sentence in zip(sentences, found[part], strict=True):
+                gold = set(entities(sentence.tags))
+                probabilities += [posterior for *_, posterior in of_sentence]
+                correct += [tuple(entity) in gold for *entity, _ in of_sentence]
+            splits[name] = {
+                "examples": len(sentences),
+                "loss": mean_loss(self.config, sentences, losses[part]),
+                **tagging_metrics([sentence.tags for sentence in sentences], tags[part]),
+                "calibration": calibration(probabilities, correct),
+            }
+        self._write_predictions(run, tags[first - len(self.data.test) :])
+        mode = "seqeval's default: entities as conlleval reads them, exact span and type"
+        return {"mode": mode, "splits": splits, **self._chain(params)}
+
+    def _write_predictions(self, run: RunDirectory, tags: Sequence[Sequence[str]]) -> None:
+        """Of the test sentences: what columns of CoNLL show, and what comparisons of taggers need."""
+        blocks = (
+            "".join(f"{' '.join(columns)}\n" for columns in zip(sentence.words, sentence.tags, predicted, strict=True))
+            for sentence, predicted in zip(self.data.test, tags, strict=True)
+        )
+        write_text(run.file(PREDICTIONS), "\n".join(blocks))
+        counts = entity_counts([sentence.tags for sentence in self.data.test], tags)
+        write_text(run.file(COUNTS), json.dumps(counts.tolist()) + "\n")
+
+    def _chain(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What the CRF has learned, where there is one; JSON has no infinity: None is a forbidden move."""
+        if "crf" not in params:
+            return {}
+        chain = crf.Chain(**params["crf"])
+        if self.config.constrained:
+            chain = crf.constrain(chain, self.encoder.tags.names)
+        parts = {name: np.asarray(values).astype(object) for name, values in chain._asdict().items()}
+        scores = {name: np.where(values == -np.inf, np.array(None), values).tolist() for name, values in parts.items()}
+        return {"chain": {"tag_names": list(self.encoder.tags.names), **scores}}
+
+    def draw_evaluation(self, evaluated: Mapping[str, Any], run: RunDirectory, title: str) -> list[Path]:
+        pictures = [
+            plotting.draw_entity_types(evaluated["splits"], run.file(ENTITY_TYPES), title),
+            plotting.draw_calibration({title: evaluated["splits"]["test"]["calibration"]}, run.file(CALIBRATION)),
+        ]
+        if "chain" in evaluated:
+            pictures.append(plotting.draw_transitions(evaluated["chain"], run.file(TRANSITIONS), title))
+        return pictures
+
+    @staticmethod
+    def draw_comparison(histories: Mapping[str, plotting.History], directory: Path, title: str) -> list[Path]:
+        return [plotting.draw_comparison(histories, TaggingTask.curves, directory / CURVES, title)]
+
+
+def mean_loss(config: TaggingConfig, sentences: Sequence[Sentence], losses: np.ndarray) -> float:
+    """The mean that is trained on, by sentence or by token."""
+    count = len(sentences) if config.loss == "sentence" else sum(len(sentence.words) for sentence in sentences)
+    return float(losses.sum()) / max(count, 1)
