@@ -1,9 +1,7 @@
-"""A run directory: every file of it by name, who may create, open, resume and overwrite it, a lock while it is trained.
+"""A run directory: every file of it by name, which directory is one, and which may become one.
 
-    config.json             what was asked for, with the marker that makes the directory a run
-    metrics.jsonl           records of the epochs, and
-    checkpoints/, damaged/  their checkpoints: see :mod:`colnorm.run_history`
-    .lock                   held by the process that trains
+    config.json                                     what was asked for, with the marker that makes the directory a run
+    metrics.jsonl, checkpoints/, damaged/, .lock    the epochs, see :mod:`colnorm.run_history`
 
 and what commands add, all of it in :data:`NAMES`. Each file is complete or absent at any moment: a run that is killed, even by
 SIGKILL, loses at most the epoch it was in. What a run doesn't know by name is never deleted.
@@ -19,10 +17,8 @@ from typing import Any
 
 from colnorm import checkpoint
 from colnorm.files import TEMPORARY, Lock, read_json, write_json
-from colnorm.run_history import CHECKPOINTS, CONFIG, DAMAGED, METRICS, RunHistory
-from colnorm.training import TrainState
+from colnorm.run_history import CHECKPOINTS, CONFIG, DAMAGED, LOCK, METRICS, RunHistory
 
-LOCK = ".lock"
 MACHINE = "machine.json"
 """What trained it."""
 CURVES = "curves.png"
@@ -78,7 +74,6 @@ class RunDirectory(RunHistory):
     def __init__(self, path: str | os.PathLike[str], task: str, config: Mapping[str, Any]):
         super().__init__(Path(os.path.abspath(path)), config)
         self.task = task
-        self._lock = Lock(self.path / LOCK)
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -224,20 +219,6 @@ class RunDirectory(RunHistory):
         if not isinstance(splits, dict) or not {"train", "validation", "test"} <= splits.keys() or "epoch" not in stored:
             raise ValueError(f"{path} is damaged: expected an epoch and the splits train, validation and test")
         return dict(stored)
-
-    def resume(self, state: TrainState) -> tuple[TrainState, list[dict[str, Any]]]:
-        """Locks the run; the rest is :meth:`colnorm.run_history.RunHistory.resume`.
-
-        Raises:
-          LockedError: another process trains it.
-          DamagedError, ValueError: as there.
-        """
-        self._lock.acquire()
-        return super().resume(state)
-
-    def close(self) -> None:
-        """Lets others train it."""
-        self._lock.release()
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:

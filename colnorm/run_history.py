@@ -3,6 +3,7 @@
     metrics.jsonl           one JSON object an epoch, oldest first
     checkpoints/<epoch>/    the state after that epoch, the config, a digest of the records; only the latest and the best stay
     damaged/<epoch>/        a checkpoint that could not be read when the run was resumed
+    .lock                   held by the process that trains
 
 A process that is killed leaves a whole checkpoint, and at most one record more than that.
 """
@@ -20,13 +21,14 @@ import numpy as np
 
 from colnorm import checkpoint
 from colnorm.checkpoint import DamagedError
-from colnorm.files import StorageError, write_text
+from colnorm.files import Lock, StorageError, write_text
 from colnorm.training import Monitor, TrainState
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
+LOCK = ".lock"
 
 
 class RunHistory:
@@ -42,7 +44,12 @@ class RunHistory:
         self.path = path
         self.config = dict(config)
         self.notes: list[str] = []
+        self._lock = Lock(self.path / LOCK)
         self._verified = False
+
+    def close(self) -> None:
+        """Lets others train it."""
+        self._lock.release()
 
     def history(self) -> list[dict[str, Any]]:
         """The records of the epochs; a last line that was cut off while it was written is left out.
@@ -178,12 +185,14 @@ class RunHistory:
 
         A run without any checkpoint starts anew: ``state`` itself and no records. A damaged checkpoint is moved to
         ``damaged/`` and the one before it taken; :attr:`notes` then says so. What a killed process left unfinished is
-        removed. The caller has locked the run.
+        removed. The run stays locked until :meth:`close`.
 
         Raises:
+          LockedError: another process trains it.
           DamagedError: no checkpoint can be read.
           ValueError: the records are not those of the epochs up to the latest checkpoint; nothing was touched.
         """
+        self._lock.acquire()
         epochs, history = self.epochs(), self.history()
         latest = epochs[-1] if epochs else 0
         if len(history) not in (latest, latest + 1):

@@ -16,8 +16,10 @@ import numpy as np
 
 from colnorm import crf
 from colnorm.characters import CharacterReader
+from colnorm.data.stored import FLAG, Kind
 from colnorm.data.vocabulary import NUM_SHAPES, UNKNOWN
 from colnorm.recurrent import LSTM, Bidirectional, LayerNormLSTM
+from colnorm.recurrent.layers import parameter_shapes as lstm_shapes
 
 Array = jax.Array
 
@@ -27,6 +29,26 @@ INPUTS = ("words", "lengths", "characters", "character_lengths", "shapes")
 HEADS = ("softmax", "crf")
 LAYER_NORMS = (None, "gates", "output")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def _is_list_of_tags(value: Any) -> bool:
+    listed = isinstance(value, (list, tuple)) and all(isinstance(tag, str) for tag in value)
+    return listed and 0 < len(set(value)) == len(value)
+
+
+_RATE = Kind("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
+_SIZE = Kind("an integer of at least 0", lambda value: type(value) is int and value >= 0)
+_KINDS = {
+    "tag_names": Kind("distinct names", _is_list_of_tags),
+    "num_words": Kind("a positive integer", lambda value: type(value) is int and value > 0),
+    "constrained": FLAG,
+    "dropout": _RATE,
+    "word_dropout": _RATE,
+    "layer_norm": Kind("null, gates or output", lambda value: value in LAYER_NORMS),
+    "head": Kind(" or ".join(HEADS), lambda value: value in HEADS),
+    "dtype": Kind(" or ".join(DTYPES), lambda value: value in DTYPES),
+}
+"""What the arguments may be as JSON holds them; those without an entry are sizes."""
 
 
 class Tagger(nn.Module):
@@ -164,9 +186,9 @@ def build(fields: Mapping[str, Any]) -> Tagger:
             f"a tagger has the arguments {', '.join(known)}; missing: {missing}, not known: {reprlib.repr(unknown)}"
         )
     for name, value in fields.items():
-        expected = _expected(name, value)
-        if expected is not None:
-            raise ValueError(f"expected {name} of a tagger to be {expected}, got {reprlib.repr(value)}")
+        kind = _KINDS.get(name, _SIZE)
+        if not kind.holds(value):
+            raise ValueError(f"expected {name} of a tagger to be {kind.name}, got {reprlib.repr(value)}")
     dtype = None if fields["dtype"] == "float32" else jnp.dtype(fields["dtype"])
     return Tagger(**{**fields, "tag_names": tuple(fields["tag_names"]), "dtype": dtype})
 
@@ -295,40 +317,7 @@ def _check_given(name: str, given: bool, read: bool) -> None:
         )
 
 
-def _expected(name: str, value: Any) -> str | None:
-    """What this argument's value as JSON holds it had to be, None if it is that; ``True`` is no number here."""
-    number = type(value) in (int, float)
-    match name:
-        case "tag_names":
-            listed = isinstance(value, (list, tuple)) and all(isinstance(tag, str) for tag in value)
-            right, expected = listed and 0 < len(set(value)) == len(value), "distinct names"
-        case "num_words":
-            right, expected = type(value) is int and value > 0, "a positive integer"
-        case "constrained":
-            right, expected = isinstance(value, bool), "true or false"
-        case "dropout" | "word_dropout":
-            right, expected = number and 0 <= value <= 1, "a number from 0 to 1"
-        case "layer_norm":
-            right, expected = value in LAYER_NORMS, "null, gates or output"
-        case "head":
-            right, expected = value in HEADS, " or ".join(HEADS)
-        case "dtype":
-            right, expected = value in DTYPES, " or ".join(DTYPES)
-        case _:
-            right, expected = type(value) is int and value >= 0, "an integer of at least 0"
-    return None if right else expected
-
-
 def _lstm_shapes(name: str, features: int, hidden: int, layer_norm: str | None) -> dict[str, tuple[int, ...]]:
     """Of the parameters of a :class:`~colnorm.Bidirectional`."""
-    gates, H = (4 * hidden,), (hidden,)
-    shapes: dict[str, tuple[int, ...]] = {
-        "input_kernel": (features, *gates),
-        "recurrent_kernel": (hidden, *gates),
-        "bias": gates,
-    }
-    if layer_norm == "gates":
-        shapes |= {"input_scale": gates, "recurrent_scale": gates, "cell_scale": H, "cell_bias": H}
-    elif layer_norm == "output":
-        shapes |= {"output_scale": H, "output_bias": H}
+    shapes = lstm_shapes(layer_norm or "plain", features, hidden)
     return {f"{name}/{direction}/{part}": shape for direction in ("forward", "backward") for part, shape in shapes.items()}

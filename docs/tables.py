@@ -125,8 +125,8 @@ def tagger(name: str) -> list[str]:
     stored = json.loads((ROOT / "results" / "study" / "results.json").read_text(encoding="utf-8"))
     (row,) = (row for row in stored["rows"] if row["name"] == name)
     cells = [f"`{name}`", row["title"]]
-    for figure in ("test micro F1", "test macro F1"):
-        value, report = row["figures"][figure], row["published"]["report"].get(figure)
+    for figure in ("test_micro_f1", "test_macro_f1"):
+        value, report = row["metrics"][figure], row["published"]["report"].get(figure)
         spread = "" if value["spread"] is None else f" ± {100 * value['spread']:.2f}"
         cells += [f"{100 * value['mean']:.2f}{spread} %", "" if report is None else f"{100 * report:.0f} %"]
     return cells

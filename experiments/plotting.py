@@ -76,7 +76,8 @@ def _epochs_axis(axis: Any, ylabel: str) -> None:
 def _plot_runs(axis: Any, histories: Mapping[str, History], name: str) -> None:
     """A line a run. The first tenth of its epochs may run out of the picture: in view, it would press the others together."""
     for label, history in histories.items():
-        axis.plot([r["epoch"] for r in history], [r[name] for r in history], marker=".", label=label)
+        marker = "." if len(history) <= 20 else ""  # of long curves they hide the lines, and are most of the file
+        axis.plot([r["epoch"] for r in history], [r[name] for r in history], marker=marker, label=label)
     seen = [r[name] for history in histories.values() for r in history[len(history) // 10 :]]
     if seen and (height := max(seen) - min(seen)):
         axis.set_ylim(min(seen) - 0.05 * height, max(seen) + 0.05 * height)

@@ -90,7 +90,7 @@ def commands():
 
 
 def test_commands_name_what_there_is():
-    from experiments.configs import PRESETS
+    from experiments.presets import PRESETS
 
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     shown = list(commands())
@@ -112,7 +112,7 @@ def test_commands_name_what_there_is():
 
 
 def test_the_presets_of_the_guide_are_those_there_are():
-    from experiments.configs import PRESETS
+    from experiments.presets import PRESETS
 
     text = PAGES["docs/guides/study.md"].read_text(encoding="utf-8")
     table = text[text.index("| preset |") : text.index("`glove`, `char`")]

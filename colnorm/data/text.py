@@ -16,49 +16,9 @@ class Token(NamedTuple):
 
 
 # Words that end in a period without ending a sentence; a single letter and a word with periods inside do, too.
-_ABBREVIATIONS = frozenset(
-    [
-        "mr",
-        "mrs",
-        "ms",
-        "dr",
-        "prof",
-        "st",
-        "jr",
-        "sr",
-        "gen",
-        "col",
-        "lt",
-        "capt",
-        "sgt",
-        "maj",
-        "adm",
-        "rep",
-        "sen",
-        "gov",
-        "pres",
-        "vs",
-        "etc",
-        "inc",
-        "corp",
-        "co",
-        "ltd",
-        "bros",
-        "vol",
-        "fig",
-        "jan",
-        "feb",
-        "mar",
-        "apr",
-        "jun",
-        "jul",
-        "aug",
-        "sep",
-        "sept",
-        "oct",
-        "nov",
-        "dec",
-    ]
+_ABBREVIATION = re.compile(
+    "mr|mrs|ms|dr|prof|st|jr|sr|gen|col|lt|capt|sgt|maj|adm|rep|sen|gov|pres|vs|etc|inc|corp|co|ltd|bros|vol|fig"
+    "|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec"
 )
 # Text may be anything, a megabyte of underscores too, so that time has to grow with its length alone. What one place of the
 # text scans and then refuses, the next must not scan again; hence every repetition here is possessive (it gives nothing
@@ -158,4 +118,4 @@ def _split(text: str, first: int, last: int) -> list[Token]:
 
 
 def _is_abbreviation(word: str) -> bool:
-    return word.lower() in _ABBREVIATIONS or (len(word) == 1 and word.isalpha() and word.isupper())
+    return _ABBREVIATION.fullmatch(word.lower()) is not None or (len(word) == 1 and word.isalpha() and word.isupper())

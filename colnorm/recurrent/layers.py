@@ -68,21 +68,8 @@ class _Layer(nn.Module):
     @nn.compact
     def _parameters(self, inputs: int) -> dict[str, Array]:
         """All parameters by name, for so many input features."""
-        H = self.features
-
-        def parameter(name: str, initializer: Callable, *shape: int) -> dict[str, Array]:
-            return {name: self.param(name, initializer, shape, self.param_dtype)}
-
-        ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        params = parameter("input_kernel", _per_gate(nn.initializers.glorot_uniform()), inputs, 4 * H)
-        params |= parameter("recurrent_kernel", _per_gate(nn.initializers.orthogonal()), H, 4 * H)
-        params |= parameter("bias", _forget_bias, 4 * H)
-        if self._kind == "gates":
-            params |= parameter("input_scale", ones, 4 * H) | parameter("recurrent_scale", ones, 4 * H)
-            params |= parameter("cell_scale", ones, H) | parameter("cell_bias", zeros, H)
-        elif self._kind == "output":
-            params |= parameter("output_scale", ones, H) | parameter("output_bias", zeros, H)
-        return params
+        shapes = parameter_shapes(self._kind, inputs, self.features)
+        return {name: self.param(name, _initializer(name), shape, self.param_dtype) for name, shape in shapes.items()}
 
 
 class LSTM(_Layer):
@@ -243,6 +230,29 @@ def _prepare(kind: str, params: dict[str, Array]) -> dict[str, Array]:
         else:
             weights[f"{part}_kernel"] = kernel * halves[None]
     return weights
+
+
+def parameter_shapes(kind: str, inputs: int, features: int) -> dict[str, tuple[int, ...]]:
+    """Of a layer's parameters by name; ``kind`` is plain, or what a :class:`LayerNormLSTM` normalizes."""
+    gates, H = (4 * features,), (features,)
+    shapes: dict[str, tuple[int, ...]] = {"input_kernel": (inputs, *gates), "recurrent_kernel": (*H, *gates), "bias": gates}
+    if kind == "gates":
+        shapes |= {"input_scale": gates, "recurrent_scale": gates, "cell_scale": H, "cell_bias": H}
+    elif kind == "output":
+        shapes |= {"output_scale": H, "output_bias": H}
+    return shapes
+
+
+def _initializer(name: str) -> Callable:
+    """Of the parameter of this name."""
+    match name:
+        case "input_kernel":
+            return _per_gate(nn.initializers.glorot_uniform())
+        case "recurrent_kernel":
+            return _per_gate(nn.initializers.orthogonal())
+        case "bias":
+            return _forget_bias
+    return nn.initializers.ones if name.endswith("scale") else nn.initializers.zeros
 
 
 def _per_gate(initializer: Callable) -> Callable:
