@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The release with a CPU build on the registry; without a version pip brings gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test peers wheel lint clean
+.PHONY: demo test peers docs wheel lint clean
 
 demo: .venv/.installed
 	$(BIN)/python -m experiments.demo
@@ -14,6 +14,10 @@ test: .venv/.installed
 
 peers: .venv/.peers
 	$(BIN)/python -m pytest tests/peers
+
+# The site, into site/; a warning is an error. The variable silences a notice about successors of mkdocs.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # The wheel holds colnorm alone and needs nothing of experiments/: installed into an environment of its own, it computes.
 wheel: .venv/.installed
@@ -31,7 +35,7 @@ lint: .venv/.installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-wheel
+	rm -rf .venv .venv-wheel site
 
 .venv/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -40,4 +44,8 @@ clean:
 
 .venv/.peers: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' 'pytorch-crf>=0.7.2' 'torch-struct>=0.5'
+	touch $@
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@

@@ -128,7 +128,14 @@ def tagging_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[
 
 
 def headline(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """``accuracy``, ``micro_f1``, ``macro_f1`` and ``weighted_f1`` of the above, ``prefix`` before each name."""
+    """``accuracy``, ``micro_f1``, ``macro_f1`` and ``weighted_f1`` of the above, ``prefix`` before each name.
+
+    Example:
+      >>> from colnorm import metrics
+      >>> of_test = metrics.tagging_metrics([["B-per", "O"]], [["B-per", "O"]])
+      >>> metrics.headline(of_test, "test_")["test_micro_f1"]
+      1.0
+    """
     averages = {f"{prefix}{name}_f1": metrics[name]["f1"] for name in AVERAGES}
     return {f"{prefix}accuracy": metrics["accuracy"], **averages}
 

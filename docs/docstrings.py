@@ -1,4 +1,4 @@
-"""The library's docstrings as Markdown, for the API pages: sections, roles, literal blocks, examples, signatures of Flax modules."""
+"""The docstrings as Markdown, for the API pages: sections, roles, literal blocks, examples, signatures of Flax modules."""
 
 import inspect
 import re

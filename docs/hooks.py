@@ -8,7 +8,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 STUDY = "study.md"
-# A link from docs/ to a picture of results/ works in a checkout as it stands; here it is turned to the picture's place on the site.
+# A link from docs/ to a picture of results/ works in a checkout; here it is turned to where the picture is on the site.
 OUTSIDE = re.compile(r"\]\((?:\.\./)+(results/[\w/.-]+\.(?:png|svg))\)")
 
 

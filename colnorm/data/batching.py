@@ -30,6 +30,11 @@ def padded_batches(num_examples: int, batch_size: int) -> np.ndarray:
     """All examples in order, (steps, batch_size) int32, filled up with -1: each is counted exactly once.
 
     Raises ValueError unless batch_size is at least 1.
+
+    Example:
+      >>> from colnorm.data import batching
+      >>> batching.padded_batches(5, 3).tolist()
+      [[0, 1, 2], [3, 4, -1]]
     """
     if batch_size < 1:
         raise ValueError(f"expected a batch_size of at least 1, got {batch_size}")

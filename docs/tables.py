@@ -1,0 +1,151 @@
+"""Writes the tables of README.md and docs/results.md out of results/: ``python docs/tables.py``. A test holds them to it.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+CRF = "(32, 64, 17)", "(128, 104, 17)", "(32, 128, 64)", "(8, 1024, 17)"
+TAGGERS = "random", "glove", "char", "layer_norm", "crf", "crf_layer_norm", "best"
+
+
+def speed(name: str) -> dict[str, Any]:
+    """The rows of a benchmark."""
+    rows: dict[str, Any] = json.loads((ROOT / "results" / "speed" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def ms(row: dict[str, Any], side: str) -> str:
+    """A side's median, of which three digits mean something."""
+    return f"{row[side]['median_ms']:.3g}\N{NO-BREAK SPACE}ms"
+
+
+def times(row: dict[str, Any], side: str) -> str:
+    """How many times our time another side takes."""
+    return f"{row[side]['median_ms'] / row['colnorm']['median_ms']:.2g}"
+
+
+def headline() -> str:
+    crf, lstm, step = speed("crf"), speed("recurrent"), speed("training")["batch 128"]
+    shape = "(128, 104, 17)"
+
+    def line(what: str, row: dict[str, Any], theirs: str, ours: str = "colnorm") -> list[str]:
+        return [what, ms(row, ours), ms(row, theirs), f"{row[theirs]['median_ms'] / row[ours]['median_ms']:.2g}"]
+
+    return table(
+        ["", "colnorm", "PyTorch", "PyTorch / colnorm"],
+        [
+            line("CRF, loss and gradient", crf[f"{shape} loss + gradient"], "pytorch-crf"),
+            line("CRF, decoding", crf[f"{shape} decode"], "pytorch-crf"),
+            line("BiLSTM", lstm["plain 128x104x150x128"], "torch.nn.LSTM"),
+            line("batch norm", speed("normalization")["batch 128x32x32x16"], "torch, channels last"),
+            line("BiLSTM-CRF, a training step", speed("tagger"), "PyTorch"),
+            line("ResNet-14, a training step", step, "torch, channels last", "colnorm, 2 devices"),
+        ],
+    )
+
+
+def study() -> str:
+    return table(["tagger", "here", "report"], [[line[0], line[2], line[3]] for line in map(tagger, TAGGERS[:5])])
+
+
+def crf() -> str:
+    rows = speed("crf")
+
+    def line(shape: str) -> list[str]:
+        loss, decode, posterior = (rows[f"{shape} {what}"] for what in ("loss + gradient", "decode", "posterior"))
+        relative = [
+            f"{posterior[what]['median_ms'] / posterior['forward']['median_ms']:.1f}" for what in ("5 best", "marginals")
+        ]
+        cells = [cell for row in (loss, decode) for cell in (ms(row, "colnorm"), times(row, "pytorch-crf"))]
+        return [shape.strip("()"), *cells, *relative]
+
+    head = ["sequences, steps, tags", "loss + gradient", "pytorch-crf, times ours", "decoding", "pytorch-crf, times ours"]
+    return table([*head, "5 best paths / forward pass", "marginals / forward pass"], map(line, CRF))
+
+
+def recurrent() -> str:
+    plain, normalized = speed("recurrent"), speed("recurrent_layer_norm")
+
+    def line(size: str) -> list[str]:
+        cells = [ms(plain[f"plain {size}"], side) for side in ("colnorm", "torch.nn.LSTM")]
+        for kind in ("gates", "output"):
+            row = normalized[f"{kind} {size}"]
+            cells += [ms(row, "colnorm"), " / ".join(ms(row, f"PyTorch, {side}") for side in ("a loop", "compiled"))]
+        return [size.replace("x", ", "), *cells]
+
+    head = ["sequences, steps, inputs, features", "LSTM", "`torch.nn.LSTM`"]
+    head += [cell for kind in ("gates", "output") for cell in (f"normalized {kind}", "PyTorch, a loop / compiled")]
+    return table(head, map(line, ("32x64x100x100", "128x104x150x128", "128x104x150x256")))
+
+
+def normalization() -> str:
+    rows = speed("normalization")
+    names = {"batch": "BatchNorm", "instance": "InstanceNorm", "batch-instance": "BatchInstanceNorm"}
+    names |= {"layer": "LayerNorm", "group": "GroupNorm(8)"}
+    sides = ["colnorm", "flax", "torch, channels last", "torch, contiguous"]
+    lines = [
+        [f"`{name}`", size.replace("x", ", "), *(ms(rows[f"{kind} {size}"], side) for side in sides)]
+        for kind, name in names.items()
+        for size in ("128x32x32x16", "128x16x16x32", "128x8x8x64")
+    ]
+    return table(
+        ["layer", "images, height, width, channels", "colnorm", "Flax", "PyTorch, channels last", "PyTorch, contiguous"], lines
+    )
+
+
+def steps() -> str:
+    kept, plain = speed("training")["batch 128"], speed("training_plain")["batch 128"]
+    ours, theirs = "colnorm, 2 devices", "torch, channels last"
+    lines = [
+        [what, *(f"{ms(row, side)}, {row[side]['peak_mib']:.0f} MiB" for side in (ours, theirs))]
+        for what, row in (("ResNet-14, freed memory kept", kept), ("ResNet-14, the allocator as it comes", plain))
+    ]
+    for what, name in (("BiLSTM-CRF", "tagger"), ("BiLSTM-CRF with characters", "tagger_characters")):
+        row = speed(name)
+        lines.append([what, *(f"{row[side]['tokens_per_second']:,} tokens / s" for side in ("colnorm", "PyTorch"))])
+    return table(["a training step", "colnorm", "PyTorch"], lines)
+
+
+def tagger(name: str) -> list[str]:
+    """Name, title, and each F1 with the report's."""
+    stored = json.loads((ROOT / "results" / "study" / "results.json").read_text(encoding="utf-8"))
+    (row,) = (row for row in stored["rows"] if row["name"] == name)
+    cells = [f"`{name}`", row["title"]]
+    for figure in ("test_micro_f1", "test_macro_f1"):
+        value, report = row["metrics"][figure], row["published"]["report"].get(figure)
+        spread = "" if value["spread"] is None else f" ± {100 * value['spread']:.2f}"
+        cells += [f"{100 * value['mean']:.2f}{spread} %", "" if report is None else f"{100 * report:.0f} %"]
+    return cells
+
+
+def taggers() -> str:
+    return table(["tagger", "what", "micro F1", "report", "macro F1", "report"], map(tagger, TAGGERS))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    each.__name__: each for each in (headline, study, crf, recurrent, normalization, steps, taggers)
+}
+
+
+def filled(text: str) -> str:
+    """A page with its tables as results/ has them."""
+    return PLACE.sub(lambda place: f"{place[1]}\n{TABLES[place[2]]()}\n{place[3]}", text)
+
+
+if __name__ == "__main__":
+    for path in PAGES:
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
