@@ -4,16 +4,23 @@ BIN := .venv/bin
 # The release with a CPU build on the registry; without a version pip brings gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test peers docs wheel lint clean
+# A file of tests stays in one process: what its tests share is trained and compiled once.
+PYTEST := -m pytest --numprocesses auto --dist loadfile
+
+.PHONY: demo test slow peers docs wheel lint clean
 
 demo: .venv/.installed
 	$(BIN)/python -m experiments.demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest --ignore=tests/peers
+	$(BIN)/python $(PYTEST) --ignore=tests/peers
+
+# What `make test` leaves out: commands that are killed and gone on with, pages in a browser.
+slow: .venv/.installed
+	$(BIN)/python $(PYTEST) --ignore=tests/peers -m slow
 
 peers: .venv/.peers
-	$(BIN)/python -m pytest tests/peers
+	$(BIN)/python $(PYTEST) tests/peers
 
 # The site, into site/; a warning is an error. The variable silences a notice about successors of mkdocs.
 docs: .venv/.docs

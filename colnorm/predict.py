@@ -76,14 +76,14 @@ class Entity(NamedTuple):
     posterior: float
 
 
-class Sentence(NamedTuple):
+class TaggedSentence(NamedTuple):
     """A tagged sentence: its tokens with their places in the text, the tag of each, and the entities.
 
     Example:
       >>> from colnorm.data.text import Token
-      >>> from colnorm.predict import Entity, Sentence
+      >>> from colnorm.predict import Entity, TaggedSentence
       >>> tokens = (Token("Annan", 0, 5), Token("flew", 6, 10))
-      >>> sentence = Sentence(tokens, ("B-per", "O"), (Entity("per", "Annan", 0, 5, 0, 1, 0.97),))
+      >>> sentence = TaggedSentence(tokens, ("B-per", "O"), (Entity("per", "Annan", 0, 5, 0, 1, 0.97),))
       >>> [entity.text for entity in sentence.entities]
       ['Annan']
     """
@@ -129,7 +129,7 @@ class Predictor:
 
         self._infer = infer
 
-    def tag(self, text_or_tokens: str | Sequence[str] | Sequence[Sequence[str]]) -> list[Sentence]:
+    def tag(self, text_or_tokens: str | Sequence[str] | Sequence[Sequence[str]]) -> list[TaggedSentence]:
         """Tags raw text, which is split into sentences and tokens first, or what is split already.
 
         Args:
@@ -146,7 +146,7 @@ class Predictor:
             return self.tag_tokens([text_or_tokens])
         return self.tag_tokens(text_or_tokens)
 
-    def tag_tokens(self, sentences: Sequence[Sequence[str]], batch_size: int = ROWS[0]) -> list[Sentence]:
+    def tag_tokens(self, sentences: Sequence[Sequence[str]], batch_size: int = ROWS[0]) -> list[TaggedSentence]:
         """Tags sentences given as their tokens; character ranges are those in the tokens joined by single spaces.
 
         Args:
@@ -175,9 +175,9 @@ class Predictor:
 
     def _tag(
         self, sentences: Sequence[Sequence[raw_text.Token]], texts: Sequence[str], batch_size: int = ROWS[0]
-    ) -> list[Sentence]:
+    ) -> list[TaggedSentence]:
         """The sentences, each with the text that its tokens' places are in, tagged; in order."""
-        tagged = [Sentence((), (), ())] * len(sentences)
+        tagged = [TaggedSentence((), (), ())] * len(sentences)
         # One batch after the other: all posteriors at once would take a kilobyte a token.
         for place, labels in self._label(sentences, batch_size):
             tagged[place] = self._sentence(sentences[place], labels, texts[place])
@@ -198,13 +198,13 @@ class Predictor:
                 named = tuple(names[tag] for tag in tags[row, : len(sentences[place])])
                 yield place, Labels.of_row(named, single[row], None if pair is None else pair[row])
 
-    def _sentence(self, tokens: Sequence[raw_text.Token], labels: "Labels", text: str) -> Sentence:
+    def _sentence(self, tokens: Sequence[raw_text.Token], labels: "Labels", text: str) -> TaggedSentence:
         found = []
         for kind, first, last in entities(labels.tags):
             start, end = tokens[first].start, tokens[last - 1].end
             posterior = entity_posterior(self.encoder.tags.names, labels, kind, first, last)
             found.append(Entity(kind, text[start:end], start, end, first, last, posterior))
-        return Sentence(tuple(tokens), labels.tags, tuple(found))
+        return TaggedSentence(tuple(tokens), labels.tags, tuple(found))
 
 
 class Labels(NamedTuple):

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 
 from colnorm.data.text import Token
-from colnorm.predict import Entity, Sentence
+from colnorm.predict import Entity, TaggedSentence
 
 
-def shifted(sentences: Sequence[Sentence]) -> list[Sentence]:
+def shifted(sentences: Sequence[TaggedSentence]) -> list[TaggedSentence]:
     """Sentences tagged apart, with character ranges as if their texts were lines of one text."""
     moved = []
     start = 0
@@ -17,12 +17,12 @@ def shifted(sentences: Sequence[Sentence]) -> list[Sentence]:
         by = start
         tokens = tuple(Token(token.word, token.start + by, token.end + by) for token in sentence.tokens)
         entities = tuple(entity._replace(start=entity.start + by, end=entity.end + by) for entity in sentence.entities)
-        moved.append(Sentence(tokens, sentence.tags, entities))
+        moved.append(TaggedSentence(tokens, sentence.tags, entities))
         start = (tokens[-1].end if tokens else by) + 1  # an empty sentence is an empty line
     return moved
 
 
-def to_conll(sentences: Sequence[Sentence]) -> str:
+def to_conll(sentences: Sequence[TaggedSentence]) -> str:
     """A token, a tab and its BIO tag a line, an empty line after each sentence."""
     blocks = (
         "".join(f"{token.word}\t{tag}\n" for token, tag in zip(sentence.tokens, sentence.tags, strict=True))
@@ -31,7 +31,7 @@ def to_conll(sentences: Sequence[Sentence]) -> str:
     return "".join(f"{block}\n" for block in blocks)
 
 
-def to_json_lines(sentences: Sequence[Sentence], text: str) -> str:
+def to_json_lines(sentences: Sequence[TaggedSentence], text: str) -> str:
     """A JSON object a sentence: ``text``, its ``start`` and ``end`` in the input, ``tokens``, ``tags``, ``entities``.
 
     Ranges are half-open, in characters (code points) of the whole input; posteriors are rounded to six digits.
@@ -57,7 +57,7 @@ def to_json_lines(sentences: Sequence[Sentence], text: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def to_colour(sentences: Sequence[Sentence], text: str, tag_names: Sequence[str], coloured: bool) -> str:
+def to_colour(sentences: Sequence[TaggedSentence], text: str, tag_names: Sequence[str], coloured: bool) -> str:
     """The text with ``[type posterior]`` after each entity, in its type's colour if ``coloured``."""
     hues = _hues(tag_names)
     parts = []
@@ -74,7 +74,7 @@ def to_colour(sentences: Sequence[Sentence], text: str, tag_names: Sequence[str]
     return "".join(parts) + text[at:].rstrip("\n") + "\n"
 
 
-def to_html(sentences: Sequence[Sentence], text: str, tag_names: Sequence[str], title: str) -> str:
+def to_html(sentences: Sequence[TaggedSentence], text: str, tag_names: Sequence[str], title: str) -> str:
     """A page that needs nothing else: the text with entities highlighted, their posterior in a tooltip and as opacity."""
     hues = {kind: round(360 * hue) for kind, hue in _hues(tag_names).items()}
     counts = {kind: sum(entity.type == kind for entity in _entities(sentences)) for kind in hues}
@@ -95,7 +95,7 @@ def to_html(sentences: Sequence[Sentence], text: str, tag_names: Sequence[str], 
     return _PAGE.format(title=html.escape(title), legend=legend, body=body)
 
 
-def _entities(sentences: Sequence[Sentence]) -> list[Entity]:
+def _entities(sentences: Sequence[TaggedSentence]) -> list[Entity]:
     return [entity for sentence in sentences for entity in sentence.entities]
 
 

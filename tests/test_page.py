@@ -266,6 +266,7 @@ def test_a_row_seed_is_averaged_as_far_as_all_seeds_went():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")
 def test_a_browser_shows_every_picture_on_a_phone_without_scrolling_sideways(written, tmp_path):
     html = (written[1] / "index.html").read_text()

@@ -60,7 +60,7 @@ def test_a_text_its_sentences_and_their_tokens_are_tagged_alike(predictor):
 
 def test_nothing_is_no_sentence_and_a_sentence_of_nothing_is_one(predictor):
     assert predictor.tag("") == predictor.tag(" \n\n ") == predictor.tag([]) == predictor.tag_tokens([]) == []
-    nothing = predict.Sentence((), (), ())
+    nothing = predict.TaggedSentence((), (), ())
     assert predictor.tag([[]]) == [nothing]
     first, second, third = predictor.tag([[], ["Paris"], []])
     assert (first, second, third) == (nothing, predictor.tag(["Paris"])[0], nothing)

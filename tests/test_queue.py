@@ -10,6 +10,7 @@ import pytest
 from experiments import queue
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 
 
 def wait_until(condition, what):

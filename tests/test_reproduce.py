@@ -100,6 +100,7 @@ def test_rows_are_trained_evaluated_and_on_the_page(whole):
     assert not list(output.glob("**/*.stderr"))
 
 
+@pytest.mark.slow
 def test_killed_twice_it_ends_with_the_same_metrics(whole, small, tmp_path):
     output = tmp_path / "killed"
     epochs = output / "runs" / "random-seed0" / "metrics.jsonl"
@@ -314,6 +315,7 @@ def test_rows_at_a_time_share_the_cores(monkeypatch):
             pool.make_slots(number)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(process.available_cores() < 2, reason="one core")
 def test_two_rows_at_a_time_stop_together_and_end_as_alone(whole, small, tmp_path):
     output = tmp_path / "two"
