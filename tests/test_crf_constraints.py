@@ -9,6 +9,7 @@ import pytest
 from crf_cases import B, T
 
 from colnorm import crf
+from colnorm.data import schemes
 
 BIO = ["O", "B-per", "I-per", "B-loc", "I-loc"]
 MORE_BIO = [*BIO, "I-org", "B-org", "I-misc", "B-misc"]
@@ -17,7 +18,10 @@ BIOES = ["B-a", "I-a", "E-a", "S-a", "O", "E-b", "S-b", "I-b", "B-b"]
 RULES = {
     "BIO": "^O ^B O$ B$ I$ OO OB BO IO BxBx BxBy IxBx IxBy BxIx IxIx",
     "BIOES": "^O ^B ^S O$ E$ S$ OO OB OS EO SO ExBx ExBy ExSx ExSy SxBx SxBy SxSx SxSy BxIx BxEx IxIx IxEx",
+    "BILOU": "^O ^B ^U O$ L$ U$ OO OB OU LO UO LxBx LxBy LxUx LxUy UxBx UxBy UxUx UxUy BxIx BxLx IxIx IxLx",
+    "IOB1": "^O ^I O$ I$ B$ OO OI IO BO IxIx IxIy BxIx BxIy IxBx BxBx",
 }
+BILOU = [name.replace("E-", "L-").replace("S-", "U-") for name in BIOES]
 
 
 def legal_move(before, after, scheme):
@@ -39,7 +43,17 @@ def random_chain(num_tags, seed=0):
     return crf.Chain(*(3 * rng.normal(size=shape).astype(np.float32) for shape in ((K, K), (K,), (K,))))
 
 
-@pytest.mark.parametrize(("names", "scheme"), [(BIO, "BIO"), (BIOES, "BIOES"), (["O"], "BIO"), (["I-a", "B-a"], "BIO")])
+@pytest.mark.parametrize(
+    ("names", "scheme"),
+    [
+        (BIO, "BIO"),
+        (BIOES, "BIOES"),
+        (BILOU, "BILOU"),
+        (BIO, "IOB1"),
+        (["O"], "BIO"),
+        (["I-a", "B-a"], "BIO"),
+    ],
+)
 def test_exactly_the_illegal_moves_are_forbidden(names, scheme):
     chain = random_chain(len(names))
     constrained = crf.constrain(chain, names, scheme=scheme)
@@ -49,6 +63,94 @@ def test_exactly_the_illegal_moves_are_forbidden(names, scheme):
         for j, after in enumerate(names):
             expected = chain.transitions[i, j] if legal_move(before, after, scheme) else -np.inf
             assert constrained.transitions[i, j] == expected, (before, after)
+
+
+@pytest.mark.parametrize("scheme", ["IOB1", "BIO", "BIOES", "BILOU"])
+def test_what_a_scheme_writes_is_what_it_allows(scheme):
+    """Every legal path means itself: read as BIO and written back in the scheme, by rules of this test alone."""
+    names = {"IOB1": BIO, "BIO": BIO, "BIOES": BIOES, "BILOU": BILOU}[scheme]
+    chain = crf.constrain(crf.Chain.zeros(len(names)), names, scheme)
+    free = 0
+    for path in itertools.product(range(len(names)), repeat=3):
+        tags = [names[tag] for tag in path]
+        possible = float(crf_score(chain, path)) > -np.inf
+        if possible:
+            free += 1
+            assert written(schemes.to_bio(tags, scheme), scheme) == tags
+    assert free > 20
+
+
+def crf_score(chain, path):
+    moves = [chain.transitions[a, b] for a, b in itertools.pairwise(path)]
+    return np.float64(chain.start[path[0]]) + np.sum(np.asarray(moves, np.float64)) + np.float64(chain.end[path[-1]])
+
+
+def written(bio, scheme):
+    """BIO tags in another scheme."""
+    spans, result = schemes.entities(bio), ["O"] * len(bio)
+    for number, (kind, first, last) in enumerate(spans):
+        inner = ["I"] * (last - first)
+        if scheme == "BIO":
+            inner[0] = "B"
+        elif scheme == "IOB1":
+            touches = number and spans[number - 1][2] == first and spans[number - 1][0] == kind
+            inner[0] = "B" if touches else "I"
+        else:
+            begin, end, single = ("B", "E", "S") if scheme == "BIOES" else ("B", "L", "U")
+            inner[0], inner[-1] = begin, end
+            inner = [single] if len(inner) == 1 else inner
+        result[first:last] = [f"{prefix}-{kind}" for prefix in inner]
+    return result
+
+
+def test_a_table_of_moves_forbids_all_others():
+    names = ["a", "b", "c"]
+    chain = random_chain(3)
+    table = {"<start>": ["a", "b"], "a": ["b"], "b": ["a", "c", "<end>"]}
+    found = crf.restrict(chain, names, table)
+    legal = np.array([[0, 1, 0], [1, 0, 1], [0, 0, 0]], bool)
+    np.testing.assert_array_equal(found.transitions, np.where(legal, chain.transitions, -np.inf))
+    np.testing.assert_array_equal(found.start, np.where([1, 1, 0], chain.start, -np.inf))
+    np.testing.assert_array_equal(found.end, np.where([0, 1, 0], chain.end, -np.inf))
+    open_ended = crf.restrict(chain, names, {"a": ["b"], "b": ["a"]})
+    np.testing.assert_array_equal(open_ended.start, chain.start)
+    np.testing.assert_array_equal(open_ended.end, chain.end)
+
+
+@pytest.mark.parametrize(
+    ("names", "moves", "message"),
+    [
+        (["a", "b"], {"x": ["a"]}, "expected moves from '<start>' or a tag, got 'x'; tags are .'a', 'b'."),
+        (["a", "b"], {"a": ["x"]}, "expected moves from 'a' to a tag or '<end>', got 'x'"),
+        (["a", "b"], {"<start>": ["<end>"]}, "expected moves from '<start>' to a tag or '<end>', got '<end>'"),
+        (["a", "b"], {"<end>": ["a"]}, "got '<end>'"),
+        (["a"], {}, "expected 2 tag names"),
+        (["a", "a"], {}, "expected 2 tag names"),
+    ],
+)
+def test_a_table_with_unknown_tags_is_an_error(names, moves, message):
+    with pytest.raises(ValueError, match=message):
+        crf.restrict(crf.Chain.zeros(2), names, moves)
+
+
+def test_a_gold_path_that_is_forbidden_is_named():
+    chain = crf.constrain(random_chain(5), BIO)
+    good = [[0, 1, 2, 0], [3, 4, 4, 1]]
+    crf.check_paths(chain, good, tag_names=BIO)
+    crf.check_paths(chain, [[0, 1, 4, 2]], lengths=[2])  # what lies past a length is not looked at
+    crf.check_paths(chain, [[2, 1, 4, 2]], mask=[[False, True, False, True]])
+    crf.check_paths(chain, np.zeros((2, 0), int))
+    for tags, how, message in (
+        ([[0, 1, 2, 0], [0, 4, 4, 1]], {"tag_names": BIO}, "sequence 1 has a forbidden path: from O to I-loc at position 1"),
+        ([[2, 0, 0, 0]], {"tag_names": BIO}, "sequence 0 has a forbidden path: from <start> to I-per at position 0"),
+        ([[0, 1, 0, 2]], {"mask": [[True, False, True, True]]}, "from 0 to 2 at position 3"),
+        ([[0, 7, 0, 0]], {}, "sequence 0 has the tag 7 at position 1; expected 0 to 4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            crf.check_paths(chain, tags, **how)
+    of_entities = crf.constrain(random_chain(len(BIOES)), BIOES, "BIOES")
+    with pytest.raises(ValueError, match="from B-a to <end> at position 1"):
+        crf.check_paths(of_entities, [[4, 0]], tag_names=BIOES)
 
 
 def test_bio_is_the_default():
@@ -122,7 +224,8 @@ def test_the_dtype_stays(x64, dtype):
         ([*BIO[:4], "BI-loc"], "BIO", "'BI-loc'"),
         ([*BIO[:4], ""], "BIOES", "''"),
         ([*BIO[:4], "<pad>"], "BIOES", "'<pad>'"),
-        (BIO, "BILOU", "scheme to be one of .*'BIO', 'BIOES'.* got 'BILOU'"),
+        ([*BIO[:4], "B-per"], "BIO", "expected 5 tag names"),
+        (BIO, "BIOE", "scheme to be one of .*'BIO', .*'BIOES', .*'BILOU'.* got 'BIOE'"),
     ],
 )
 def test_unknown_tags_and_schemes_are_errors(names, scheme, message):

@@ -10,6 +10,10 @@ Conventions, the same for every function:
 
 - Emissions are ``(B, T, K)``: sequences, positions, tags. Sequences are right-padded; ``lengths (B,)`` are integers, all T
   by default. What lies past a length, NaN included, changes neither a result nor a gradient.
+- ``mask (B, T)``, bool, instead of lengths may have gaps: positions that carry no tag (``[CLS]``, the rest of a word in pieces,
+  padding on the left). What lies on both sides of a gap are neighbours; results in it are 0. All equals the same call on the
+  sequence without them.
+- ``allowed (B, T, K)``, bool, says which tags a position may have; the others are forbidden there, as by an emission of -inf.
 - ``transitions[i, j]`` is the score of going from tag i to tag j.
 - -inf forbids: any part of the chain and any emission may be -inf, and nothing becomes NaN, gradients included. What is
   forbidden has no gradient, unless a path that was given goes there. +inf, and NaN inside a length, are not allowed, and
@@ -27,22 +31,33 @@ Conventions, the same for every function:
 """
 
 from colnorm.crf.chain import Chain, score
-from colnorm.crf.constraints import constrain
-from colnorm.crf.decode import k_best, viterbi
+from colnorm.crf.constraints import check_paths, constrain, restrict
+from colnorm.crf.decode import k_best, posterior_decode, viterbi
+from colnorm.crf.divergence import cross_entropy, kl_divergence
+from colnorm.crf.losses import expected_cost, hinge_loss, marginal_log_likelihood
 from colnorm.crf.module import LinearChainCRF
-from colnorm.crf.partition import log_likelihood, log_partition
+from colnorm.crf.partition import log_likelihood, log_partition, partial_log_likelihood
 from colnorm.crf.posterior import entropy, marginals, pairwise_marginals, sample
 
 __all__ = [
     "Chain",
     "LinearChainCRF",
+    "check_paths",
     "constrain",
+    "cross_entropy",
     "entropy",
+    "expected_cost",
+    "hinge_loss",
     "k_best",
+    "kl_divergence",
     "log_likelihood",
     "log_partition",
+    "marginal_log_likelihood",
     "marginals",
     "pairwise_marginals",
+    "partial_log_likelihood",
+    "posterior_decode",
+    "restrict",
     "sample",
     "score",
     "viterbi",

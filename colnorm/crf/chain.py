@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from colnorm.crf.reductions import Array
+from colnorm.crf.reductions import NEG_INF, Array
 
 
 class Chain(NamedTuple):
@@ -38,6 +38,43 @@ class Chain(NamedTuple):
         return cls(*(jnp.zeros(shape, jnp.float32) for shape in ((num_tags, num_tags), (num_tags,), (num_tags,))))
 
 
+class Gaps(NamedTuple):
+    """The positions of a mask: those that carry a tag move together, so that neighbours across a gap become neighbours."""
+
+    mask: Array  # (B, T), True where a tag is carried
+    place: Array  # (B, T) int32: where each position stands then; the others come after these
+    regular: Array  # (): no mask has a gap, so that all stay where they are
+
+    @classmethod
+    def of(cls, mask: Array) -> "Gaps":
+        """Of a mask ``(B, T)``."""
+        kept, left = jnp.cumsum(mask, 1, dtype=jnp.int32), jnp.cumsum(~mask, 1, dtype=jnp.int32)
+        place = jnp.where(mask, kept, kept[:, -1:] + left) - 1
+        return cls(mask, place, jnp.all(mask[:, :-1] >= mask[:, 1:]))
+
+    def close(self, values: Array) -> Array:
+        """``(B, T, ...)`` with every position at its place."""
+
+        def move(values: Array) -> Array:
+            def of_row(row: Array, place: Array) -> Array:
+                return jnp.zeros_like(row).at[place].set(row, mode="promise_in_bounds", unique_indices=True)
+
+            return jax.vmap(of_row)(values, self.place)
+
+        return jax.lax.cond(self.regular, lambda values: values, move, values)
+
+    def open(self, values: Array) -> Array:
+        """``(B, T, ...)`` back where every position was; 0 where no tag is carried."""
+
+        def move(values: Array) -> Array:
+            moved = jax.vmap(lambda row, place: row.at[place].get(mode="promise_in_bounds", unique_indices=True))(
+                values, self.place
+            )
+            return jnp.where(self.mask.reshape(self.mask.shape + (1,) * (values.ndim - 2)), moved, 0)
+
+        return jax.lax.cond(self.regular, lambda values: values, move, values)
+
+
 class Problem(NamedTuple):
     """Checked arguments in one dtype; time-major, the batch last."""
 
@@ -46,8 +83,19 @@ class Problem(NamedTuple):
     mask: Array  # (T, B), True inside the length
 
 
-def prepare(name: str, chain: Chain, emissions: Array, lengths: Array | None) -> Problem:
-    """Checks the arguments of the function ``name``; computes in float64 where any of them is, else in float32."""
+def prepare(
+    name: str,
+    chain: Chain,
+    emissions: Array,
+    lengths: Array | None,
+    mask: Array | None = None,
+    allowed: Array | None = None,
+) -> tuple[Problem, Gaps | None]:
+    """Checks the arguments of the function ``name``; computes in float64 where any of them is, else in float32.
+
+    Returns:
+      the problem, and of a mask how its positions come back.
+    """
     if not isinstance(chain, Chain):
         raise ValueError(f"{name}: expected a Chain, got {type(chain).__name__}")
     arrays = {"emissions": jnp.asarray(emissions)} | {f"chain.{part}": jnp.asarray(x) for part, x in chain._asdict().items()}
@@ -63,16 +111,37 @@ def prepare(name: str, chain: Chain, emissions: Array, lengths: Array | None) ->
             raise ValueError(
                 f"{name}: expected {part} of shape {shape} for emissions of shape {emissions.shape}, got {arrays[part].shape}"
             )
+    if allowed is not None:
+        emissions = jnp.where(_booleans(name, "allowed", allowed, (B, T, K)), emissions, NEG_INF)
+    gaps = None
+    if mask is not None:
+        if lengths is not None:
+            raise ValueError(f"{name}: expected lengths or a mask, got both")
+        gaps = Gaps.of(_booleans(name, "mask", mask, (B, T)))
+        emissions, lengths = gaps.close(emissions), jnp.sum(gaps.mask, 1, dtype=jnp.int32)
     lengths = jnp.full((B,), T, jnp.int32) if lengths is None else _integers(name, "lengths", lengths, (B,))
-    mask = jnp.arange(T, dtype=jnp.int32)[:, None] < lengths[None, :]
+    inside = jnp.arange(T, dtype=jnp.int32)[:, None] < lengths[None, :]
     dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in arrays.values()) else jnp.float32
-    emissions = jnp.where(mask[:, None], jnp.transpose(emissions, (1, 2, 0)).astype(dtype), 0)
-    return Problem(Chain(*(arrays[f"chain.{part}"].astype(dtype) for part in chain._fields)), emissions, mask)
+    emissions = jnp.where(inside[:, None], jnp.transpose(emissions, (1, 2, 0)).astype(dtype), 0)
+    return Problem(Chain(*(arrays[f"chain.{part}"].astype(dtype) for part in chain._fields)), emissions, inside), gaps
 
 
-def check_tags(name: str, tags: Array, emissions: Array) -> Array:
+def in_order(values: Array, gaps: Gaps | None) -> Array:
+    """A batch-major result ``(B, T, ...)`` in the order of the arguments."""
+    return values if gaps is None else gaps.open(values)
+
+
+def check_tags(name: str, tags: Array, emissions: Array, gaps: Gaps | None = None) -> Array:
     """Time-major int32 tags ``(T, B)``."""
-    return _integers(name, "tags", tags, jnp.shape(emissions)[:2]).T
+    tags = _integers(name, "tags", tags, jnp.shape(emissions)[:2])
+    return (tags if gaps is None else gaps.close(tags)).T
+
+
+def _booleans(name: str, what: str, values: Any, shape: tuple[int, ...]) -> Array:
+    values = jnp.asarray(values)
+    if values.shape != shape or values.dtype != jnp.bool_:
+        raise ValueError(f"{name}: expected a bool {what} of shape {shape}, got {values.dtype} of shape {values.shape}")
+    return values
 
 
 def _integers(name: str, what: str, values: Any, shape: tuple[int, ...]) -> Array:
@@ -85,7 +154,15 @@ def _integers(name: str, what: str, values: Any, shape: tuple[int, ...]) -> Arra
 
 
 @jax.jit
-def score(chain: Chain, emissions: Array, tags: Array, lengths: Array | None = None) -> Array:
+def score(
+    chain: Chain,
+    emissions: Array,
+    tags: Array,
+    lengths: Array | None = None,
+    *,
+    mask: Array | None = None,
+    allowed: Array | None = None,
+) -> Array:
     """Score of given paths: ``start + emissions + transitions + end`` along each.
 
     Args:
@@ -93,6 +170,7 @@ def score(chain: Chain, emissions: Array, tags: Array, lengths: Array | None = N
       emissions: ``(B, T, K)``; -inf forbids a tag.
       tags: ``(B, T)`` integers in [0, K); never read past the length.
       lengths: ``(B,)`` integers, all T by default.
+      mask, allowed: as everywhere in :mod:`colnorm.crf`.
 
     Returns:
       ``(B,)`` log-potentials: 0 for length 0, -inf for an illegal path.
@@ -105,7 +183,8 @@ def score(chain: Chain, emissions: Array, tags: Array, lengths: Array | None = N
       >>> crf.score(chain, emissions, jnp.array([[0, 1]])).tolist()  # 0.5 + 1 + 2 + 3 + 1
       [7.5]
     """
-    return path_score(prepare("score", chain, emissions, lengths), check_tags("score", tags, emissions))
+    problem, gaps = prepare("score", chain, emissions, lengths, mask, allowed)
+    return path_score(problem, check_tags("score", tags, emissions, gaps))
 
 
 def path_score(problem: Problem, tags: Array) -> Array:

@@ -5,12 +5,20 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from colnorm.crf.chain import Chain, Problem, path_score, prepare
+from colnorm.crf.chain import Chain, Problem, in_order, path_score, prepare
+from colnorm.crf.posterior import posterior
 from colnorm.crf.reductions import NEG_INF, Array, best_move, finite_max
 
 
 @jax.jit
-def viterbi(chain: Chain, emissions: Array, lengths: Array | None = None) -> tuple[Array, Array]:
+def viterbi(
+    chain: Chain,
+    emissions: Array,
+    lengths: Array | None = None,
+    *,
+    mask: Array | None = None,
+    allowed: Array | None = None,
+) -> tuple[Array, Array]:
     """The path of the highest score (Viterbi, 1967).
 
     Of equal scores the lowest tag wins, at the last position first, then backwards. The gradient of the score is the
@@ -20,6 +28,7 @@ def viterbi(chain: Chain, emissions: Array, lengths: Array | None = None) -> tup
       chain: log-potentials; -inf forbids a move.
       emissions: ``(B, T, K)``; -inf forbids a tag.
       lengths: ``(B,)`` integers, all T by default.
+      mask, allowed: as everywhere in :mod:`colnorm.crf`.
 
     Returns:
       Tags ``(B, T)`` int32, 0 past the length, and their score ``(B,)``. Length 0: score 0. Where no path is legal: tags 0,
@@ -33,12 +42,12 @@ def viterbi(chain: Chain, emissions: Array, lengths: Array | None = None) -> tup
       >>> tags.tolist(), score.tolist()
       ([[0, 1, 0]], [4.0])
     """
-    problem = prepare("viterbi", chain, emissions, lengths)
-    tags, possible = _best_path(jax.lax.stop_gradient(problem))
-    return tags.T, jnp.where(possible, path_score(problem, tags), NEG_INF)
+    problem, gaps = prepare("viterbi", chain, emissions, lengths, mask, allowed)
+    tags, possible = best_path(jax.lax.stop_gradient(problem))
+    return in_order(tags.T, gaps), jnp.where(possible, path_score(problem, tags), NEG_INF)
 
 
-def _best_path(problem: Problem) -> tuple[Array, Array]:
+def best_path(problem: Problem) -> tuple[Array, Array]:
     """Time-major tags ``(T, B)``, and whether any path is legal ``(B,)``.
 
     The tag that a maximum came from is found on the way back, for the one tag chosen: K comparisons a step and not K^2.
@@ -80,7 +89,15 @@ def _argmax(scores: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames=("k",))
-def k_best(chain: Chain, emissions: Array, lengths: Array | None = None, k: int = 1) -> tuple[Array, Array]:
+def k_best(
+    chain: Chain,
+    emissions: Array,
+    lengths: Array | None = None,
+    k: int = 1,
+    *,
+    mask: Array | None = None,
+    allowed: Array | None = None,
+) -> tuple[Array, Array]:
     """The k paths of the highest scores, all different, best first; the first is :func:`viterbi`'s.
 
     The gradient of each score is its path's counts of tags and moves.
@@ -89,6 +106,7 @@ def k_best(chain: Chain, emissions: Array, lengths: Array | None = None, k: int 
       chain: log-potentials; -inf forbids a move.
       emissions: ``(B, T, K)``; -inf forbids a tag.
       lengths: ``(B,)`` integers, all T by default.
+      mask, allowed: as everywhere in :mod:`colnorm.crf`.
       k: how many, at least 1; may exceed the number of paths.
 
     Returns:
@@ -105,12 +123,13 @@ def k_best(chain: Chain, emissions: Array, lengths: Array | None = None, k: int 
     """
     if not isinstance(k, int) or k < 1:
         raise ValueError(f"k_best: expected an integer k of at least 1, got {k!r}")
-    problem = prepare("k_best", chain, emissions, lengths)
+    problem, gaps = prepare("k_best", chain, emissions, lengths, mask, allowed)
     tags, lost = _best_paths(jax.lax.stop_gradient(problem), k)
     scores = jax.vmap(path_score, (None, 2), 1)(problem, tags)
     # In order even where rounding is not; the gradient is that of each path's own score.
     ordered = jax.lax.stop_gradient(scores[:, :1] + lost) + (scores - jax.lax.stop_gradient(scores))
-    return jnp.transpose(tags, (1, 2, 0)), jnp.where(lost > NEG_INF, ordered, NEG_INF)
+    of_sequence = in_order(jnp.transpose(tags, (1, 0, 2)), gaps)
+    return jnp.swapaxes(of_sequence, 1, 2), jnp.where(lost > NEG_INF, ordered, NEG_INF)
 
 
 def _best_paths(problem: Problem, k: int) -> tuple[Array, Array]:
@@ -147,3 +166,44 @@ def _best_paths(problem: Problem, k: int) -> tuple[Array, Array]:
     # Of no words there is one path, with nothing to lose.
     lost = jnp.where(mask[0][:, None], lost, jnp.where(places == 0, jnp.zeros((), lost.dtype), NEG_INF))
     return jnp.where(mask[:, :, None] & (lost > NEG_INF)[None], tags, 0), lost
+
+
+@jax.jit
+def posterior_decode(
+    chain: Chain,
+    emissions: Array,
+    lengths: Array | None = None,
+    *,
+    mask: Array | None = None,
+    allowed: Array | None = None,
+) -> tuple[Array, Array]:
+    """The legal path of the most expected correct tags: it maximizes the sum of the posteriors of its tags.
+
+    :func:`viterbi` has the least chance of any error in the path, this the fewest errors on average. No move of it is
+    forbidden, though the path as a whole may be improbable.
+
+    Args:
+      chain: log-potentials; -inf forbids a move.
+      emissions: ``(B, T, K)``; -inf forbids a tag.
+      lengths: ``(B,)`` integers, all T by default.
+      mask, allowed: as everywhere in :mod:`colnorm.crf`.
+
+    Returns:
+      Tags ``(B, T)`` int32, 0 past the length, and how many of them are expected to be correct ``(B,)``. Length 0 and where no
+      path is legal: tags 0, expectation 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import crf
+      >>> emissions = jnp.log(jnp.array([[[1.0, 3.0], [4.0, 1.0]]]))  # (B, T, K)
+      >>> tags, correct = crf.posterior_decode(crf.Chain.zeros(2), emissions)
+      >>> tags.tolist(), [round(value, 2) for value in correct.tolist()]  # 3 / 4 and 4 / 5
+      ([[1, 0]], [1.55])
+    """
+    problem, gaps = prepare("posterior_decode", chain, emissions, lengths, mask, allowed)
+    found = posterior(problem)
+    legal = Chain(*(jnp.where(part == NEG_INF, part, 0) for part in problem.chain))
+    legal_tags = jnp.where(problem.emissions == NEG_INF, problem.emissions, found)
+    tags, _ = best_path(jax.lax.stop_gradient(Problem(legal, legal_tags, problem.mask)))
+    chosen = jnp.take_along_axis(found, tags[:, None], 1)[:, 0]
+    return in_order(tags.T, gaps), jnp.sum(chosen, 0)

@@ -21,7 +21,15 @@ METHODS = ("scan", "associative")
 
 
 @partial(jax.jit, static_argnames=("method",))
-def log_partition(chain: Chain, emissions: Array, lengths: Array | None = None, method: str = "scan") -> Array:
+def log_partition(
+    chain: Chain,
+    emissions: Array,
+    lengths: Array | None = None,
+    method: str = "scan",
+    *,
+    mask: Array | None = None,
+    allowed: Array | None = None,
+) -> Array:
     """Log of the sum of exp(score) over all paths (Rabiner, 1989, the forward recursion).
 
     The gradient is computed from the marginals, not by differentiating the recursion. It can be differentiated again, in
@@ -35,6 +43,7 @@ def log_partition(chain: Chain, emissions: Array, lengths: Array | None = None, 
         are not (:mod:`colnorm.crf.scaled`). "associative" takes about 2 log2 T, with K times as much work and memory for
         ``B * T * K^3`` numbers: for thousands of positions on an accelerator; on a CPU it is several times slower. Values
         and gradients are the same up to rounding.
+      mask, allowed: as everywhere in :mod:`colnorm.crf`.
 
     Returns:
       ``(B,)`` in nats: 0 for length 0; -inf with a gradient of 0 where no path is legal.
@@ -49,12 +58,21 @@ def log_partition(chain: Chain, emissions: Array, lengths: Array | None = None, 
     """
     if method not in METHODS:
         raise ValueError(f"log_partition: expected method to be one of {METHODS}, got {method!r}")
-    remainder, shifts = _log_partition(method, *prepare("log_partition", chain, emissions, lengths))
+    problem, _ = prepare("log_partition", chain, emissions, lengths, mask, allowed)
+    remainder, shifts = _log_partition(method, *problem)
     return remainder + jnp.sum(shifts, 0)
 
 
 @jax.jit
-def log_likelihood(chain: Chain, emissions: Array, tags: Array, lengths: Array | None = None) -> Array:
+def log_likelihood(
+    chain: Chain,
+    emissions: Array,
+    tags: Array,
+    lengths: Array | None = None,
+    *,
+    mask: Array | None = None,
+    allowed: Array | None = None,
+) -> Array:
     """Log-probability of the paths ``tags``: :func:`score` minus :func:`log_partition`, at most 0 up to rounding.
 
     Training maximizes it. Its gradient is the path's counts of tags and moves minus their expected counts.
@@ -64,6 +82,7 @@ def log_likelihood(chain: Chain, emissions: Array, tags: Array, lengths: Array |
       emissions: ``(B, T, K)``; -inf forbids a tag.
       tags: ``(B, T)`` integers in [0, K); never read past the length.
       lengths: ``(B,)`` integers, all T by default.
+      mask, allowed: as everywhere in :mod:`colnorm.crf`.
 
     Returns:
       ``(B,)`` in nats: 0 for length 0. -inf where no path is legal, with a gradient of 0; and -inf where this path is
@@ -79,12 +98,48 @@ def log_likelihood(chain: Chain, emissions: Array, tags: Array, lengths: Array |
       >>> [round(value, 3) for value in gradient[0, 0].tolist()]  # one less the posterior; minus the posterior
       [0.5, -0.5]
     """
-    problem = prepare("log_likelihood", chain, emissions, lengths)
-    moves, chosen, end = path_terms(problem, check_tags("log_likelihood", tags, emissions))
+    problem, gaps = prepare("log_likelihood", chain, emissions, lengths, mask, allowed)
+    moves, chosen, end = path_terms(problem, check_tags("log_likelihood", tags, emissions, gaps))
     remainder, shifts = _log_partition("scan", *problem)
     # Position by position, large scores cancel before they are added up.
     relative = jnp.sum(sum_less_shift(moves, chosen, shifts[:-1]), 0) + (end - shifts[-1])
     return jnp.where(remainder > NEG_INF, relative - remainder, NEG_INF)
+
+
+@jax.jit
+def partial_log_likelihood(
+    chain: Chain, emissions: Array, allowed: Array, lengths: Array | None = None, *, mask: Array | None = None
+) -> Array:
+    """Log of the probability that the path is one of those that ``allowed`` admits (Tsuboi et al., 2008, C08-1113).
+
+    What is known of the tags may be any set at each position: one tag, a few, all of them. With one tag at each position this
+    is :func:`log_likelihood`, with all of them everywhere 0. It takes two forward passes.
+
+    Args:
+      chain: log-potentials; -inf forbids a move.
+      emissions: ``(B, T, K)``; -inf forbids a tag.
+      allowed: ``(B, T, K)`` bool, the tags that each position may have.
+      lengths: ``(B,)`` integers, all T by default.
+      mask: as everywhere in :mod:`colnorm.crf`.
+
+    Returns:
+      ``(B,)`` in nats, at most 0 up to rounding; 0 for length 0; -inf with a gradient of 0 where no legal path is admitted.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import crf
+      >>> allowed = jnp.array([[[True, False], [True, True]]])  # the first tag is known, the second is not
+      >>> round(float(crf.partial_log_likelihood(crf.Chain.zeros(2), jnp.zeros((1, 2, 2)), allowed)[0]), 4)  # log of 2 / 4
+      -0.6931
+    """
+    if allowed is None:
+        raise ValueError("partial_log_likelihood: expected a bool allowed of shape (B, T, K), got None")
+    every, _ = prepare("partial_log_likelihood", chain, emissions, lengths, mask)
+    some, _ = prepare("partial_log_likelihood", chain, emissions, lengths, mask, allowed)
+    (of_every, shifts), (of_some, shifts_of_some) = _log_partition("scan", *every), _log_partition("scan", *some)
+    # Position by position, large scores cancel before they are added up.
+    relative = jnp.sum(shifts_of_some - shifts, 0)
+    return jnp.where((of_every > NEG_INF) & (of_some > NEG_INF), relative + (of_some - of_every), NEG_INF)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

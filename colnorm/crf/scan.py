@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from colnorm.crf.chain import Problem
+from colnorm.crf.chain import Chain, Problem
 from colnorm.crf.reductions import (
     Array,
     best_move,
@@ -68,27 +68,34 @@ def last_marginal(problem: Problem, alphas: Array) -> Array:
     return jnp.where(problem.mask[0][None], softmax(last_scores(problem, alphas)[0], 0), 0)
 
 
-def walk_back(problem: Problem, filtered: Filtered, collect: Callable[[Array, Array], Any]) -> tuple[Array, Any]:
+def walk_back(
+    problem: Problem, filtered: Filtered, collect: Callable[..., Any], also: tuple[Array, ...] = ()
+) -> tuple[Array, Any]:
     """Marginals ``(T, K, B)`` and, stacked, what ``collect`` makes of each move; 0 past the length.
 
     From the last tag backwards by p(y_t | y_t+1), which are normalized whatever the scores: exp(alpha + beta - log Z)
     subtracts large numbers. ``collect`` is given the posterior of both tags and log p(y_t | y_t+1), each ``(K, K, B)``; the
-    latter is -inf where the move or the tag before is impossible.
+    latter is -inf where the move or the tag before is impossible; and after them its part of what ``also`` stacks by move.
     """
     chain, _, mask = problem
 
     def step(after: Array, inputs: tuple[Array, ...]) -> tuple[Array, tuple[Array, Any]]:
-        alpha, peaks, totals, inside = inputs
+        alpha, peaks, totals, inside, *others = inputs
         excess = _arrivals(alpha, chain.transitions) - peaks[None]
         weight = jnp.where(inside[None], after / one_where_zero(totals), 0)
         pairs = jnp.exp(excess) * weight[None]
         before = jnp.where(inside[None], jnp.sum(pairs, 1), after)
-        return before, (before, collect(pairs, excess - jnp.log(one_where_zero(totals))[None]))
+        return before, (before, collect(pairs, excess - jnp.log(one_where_zero(totals))[None], *others))
 
     last = last_marginal(problem, filtered.alphas)
-    moves = (filtered.alphas[:-1], filtered.peaks, filtered.totals, mask[1:])
+    moves = (filtered.alphas[:-1], filtered.peaks, filtered.totals, mask[1:], *also)
     _, (rest, collected) = jax.lax.scan(step, last, moves, reverse=True)
     return jnp.where(mask[:, None], jnp.concatenate([rest, last[None]]), 0), collected
+
+
+def log_conditional(chain: Chain, alpha: Array, peaks: Array, totals: Array) -> Array:
+    """Log p(y_t | y_t+1) of a move ``(K, K, B)``, from what the filter left of it; -inf where the move is impossible."""
+    return _arrivals(alpha, chain.transitions) - peaks[None] - jnp.log(one_where_zero(totals))[None]
 
 
 def expectations(problem: Problem, filtered: Filtered, weights: Array) -> tuple[Array, Array]:
