@@ -22,9 +22,11 @@ slow: .venv/.installed
 peers: .venv/.peers
 	$(BIN)/python $(PYTEST) tests/peers
 
-# The site, into site/; a warning is an error. The variable silences a notice about successors of mkdocs.
+# The site, into site/; a warning is an error, and so is a script, style or picture from a network. The variable silences a
+# notice about successors of mkdocs.
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	! grep -rE '<(script|link|img)[^>]*(src|href)="?(https?:)?//' site --include='*.html'
 
 # The wheel holds colnorm alone and needs nothing of experiments/: installed into an environment of its own, it computes.
 wheel: .venv/.installed
