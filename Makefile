@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH ?= torch==2.13.0
 
 # A file of tests stays in one process: what its tests share is trained and compiled once.
-PYTEST := -m pytest --numprocesses auto --dist loadfile
+PYTEST := -m pytest --numprocesses auto --dist loadfile --durations 15
 
 .PHONY: demo test slow peers docs wheel lint clean
 

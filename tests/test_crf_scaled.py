@@ -17,7 +17,7 @@ BIO = ["O", *(f"{prefix}-{kind}" for kind in "abcdefgh" for prefix in "BI")]
 
 @jax.jit
 def holds(chain, emissions, lengths=None):
-    return scaled.run(prepare("test", chain, emissions, lengths)).holds
+    return scaled.run(prepare("test", chain, emissions, lengths)[0]).holds
 
 
 @jax.jit
@@ -216,7 +216,7 @@ def test_the_derivative_of_a_choice_is_that_of_the_exact_function():
     chain, emissions, lengths = gap(1)
 
     def choose(emissions):
-        problem = prepare("test", chain, emissions, lengths)
+        problem, _ = prepare("test", chain, emissions, lengths)
         return either(problem, scaled.run(problem))
 
     emissions = np.where(np.isfinite(emissions), emissions, -2)

@@ -54,8 +54,8 @@ def test_runs_survive(what, points, tmp_path):
     counted = json.loads(done.stdout)
     print(what, counted)
     assert counted["well"] == counted["attempts"] >= min(points, 80), counted
-    # Most kills and some disks have to hit, or nothing was tried.
-    assert counted["hit"] >= counted["attempts"] * (0.25 if what == "disk" else 0.5), counted
+    # Most kills and some disks have to hit, or nothing was tried. How many of those at a time do is the clock's affair.
+    assert counted["hit"] >= counted["attempts"] * {"disk": 0.25, "kill": 0.5, "time": 0}[what], counted
 
 
 # ---------------------------------------------------------------------------------------------------------------- damage
