@@ -4,6 +4,7 @@ python -m experiments.compare runs/cifar10-* --output runs/comparison
 """
 
 import dataclasses
+import itertools
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,7 +56,18 @@ def compare(command: Command) -> list[Path]:
             evaluations[path.name] = evaluated
         rows.append(_row(path.name, kind, run.config, history, best, evaluated))
     title = f"{command.title} ({' / '.join(name.replace('_f1', ' F1') for name in kind.columns)})"
-    header = ("run", "learning rate", "best epoch", *SPLITS, "report's test", "first epoch", "median epoch", "peak MiB")
+    header: tuple[str, ...] = (
+        "run",
+        "learning rate",
+        "best epoch",
+        *SPLITS,
+        "report's test",
+        "first epoch",
+        "median epoch",
+        "peak MiB",
+    )
+    filled = [any(row[place] for row in rows) for place in range(len(header))]  # where no row has a figure there is no column
+    header, *rows = (tuple(itertools.compress(cells, filled)) for cells in (header, *rows))
 
     command.output.mkdir(parents=True, exist_ok=True)
     screen = console.make_console()
