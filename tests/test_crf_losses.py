@@ -132,8 +132,8 @@ def test_posterior_decoding_has_the_most_expected_correct_tags(kind):
 def test_posterior_decoding_can_differ_from_viterbi_and_differentiates():
     # Of three paths the likeliest is alone in its first tag, which the other two share otherwise.
     emissions = np.log(np.array([[[0.4, 0.6], [1.0, 1.0]]], np.float32))
-    chain = crf.Chain(np.array([[0, -np.inf], [0, 0]], np.float32), np.zeros(2, np.float32), np.array([0, 0], np.float32))
-    chain = chain._replace(transitions=np.log(np.array([[1.0, 1e-9], [0.5, 0.5]], np.float32)))
+    transitions = np.log(np.array([[1.0, 1e-9], [0.5, 0.5]], np.float32))
+    chain = crf.Chain(transitions, np.zeros(2, np.float32), np.zeros(2, np.float32))
     assert crf.viterbi(chain, emissions)[0].tolist() == [[0, 0]]
     tags, correct = crf.posterior_decode(chain, emissions)
     assert tags.tolist() == [[1, 0]] and float(correct[0]) == pytest.approx(0.6 + 0.7, abs=1e-6)
