@@ -323,7 +323,8 @@ def test_two_rows_at_a_time_stop_together_and_end_as_alone(whole, small, tmp_pat
     running = start(small, output, *arguments)
     for name in ("nn", "random"):  # both have begun, neither waits for the other
         wait_for(output / "runs" / f"{name}-seed0" / "config.json", running, 0)
-    wait_for(output / "runs" / "random-seed0" / "metrics.jsonl", running)
+    # The second epoch's record comes after the first one's line.
+    wait_for(output / "runs" / "random-seed0" / "metrics.jsonl", running, 2)
     assert not list(output.glob("runs/*/evaluation.json"))
     running.send_signal(signal.SIGINT)  # to it alone: it stops what it runs
     out, err = running.communicate(timeout=120)
