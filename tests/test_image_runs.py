@@ -209,6 +209,7 @@ def assert_same_run(run, other, template):
             assert array.tobytes() == theirs[name].tobytes(), name
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_an_epoch_resumes_as_if_it_had_not_been(whole, template, tmp_path):
     run = tmp_path / "run"
     status, _ = interrupt_tiny("3:1", run, signal.SIGKILL, "--epochs", "3")
@@ -235,6 +236,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(whole, template, tmp_path
     assert_same_run(run, whole, template)
 
 
+@pytest.mark.slow
 def test_a_terminated_run_says_so_with_a_status_of_its_own_and_goes_on(whole, template, tmp_path):
     run = tmp_path / "run"
     status, errors = interrupt_tiny("2:2", run, signal.SIGTERM, "--epochs", "3")

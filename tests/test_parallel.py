@@ -228,6 +228,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_device_does(tmp_path):
     """Two programs that meet over TCP, with two CPU devices each."""
     port = free_port()

@@ -29,7 +29,7 @@ def small(tmp_path_factory):
     for (name, size), sentences in zip({"train": 200, "valid": 30, "test": 30}.items(), sample.generate(), strict=True):
         blocks = ("".join(f"{w} {t}\n" for w, t in zip(*sentence, strict=True)) for sentence in sentences[:size])
         (directory / f"{name}.txt").write_text("\n".join(blocks), encoding="utf-8")
-    return {"images": {"batch_size": 64}, "tagging": {"data": str(directory), "hidden": 8, "epochs": 60}}
+    return {"images": {"batch_size": 64, "epochs": 1}, "tagging": {"data": str(directory), "hidden": 8, "epochs": 30}}
 
 
 @pytest.fixture(autouse=True)
@@ -329,7 +329,7 @@ def test_two_rows_at_a_time_stop_together_and_end_as_alone(whole, small, tmp_pat
     running.send_signal(signal.SIGINT)  # to it alone: it stops what it runs
     out, err = running.communicate(timeout=120)
     assert running.returncode == 130 and "interrupted" in err
-    assert "random, seed 0: epoch   1/60" in out and "[2/2] nn, seed 0" in out
+    assert "random, seed 0: epoch   1/30" in out and "[2/2] nn, seed 0" in out
     running = start(small, output, *arguments, "--resume")
     out, err = running.communicate(timeout=300)
     assert running.returncode == 0, err

@@ -67,7 +67,7 @@ def flip(path, rng):
     path.write_bytes(raw)
 
 
-@pytest.mark.parametrize("flips", [80, pytest.param(2000, marks=long)])
+@pytest.mark.parametrize("flips", [16, pytest.param(160, marks=pytest.mark.slow), pytest.param(2000, marks=long)])
 def test_no_flipped_bit_goes_unnoticed(tmp_path, flips):
     """Of a checkpoint, of the records and of the config: an error that names a file of the run, or the very same arrays."""
     make_run(tmp_path / "run", [0.5, 0.9])

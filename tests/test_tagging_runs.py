@@ -291,6 +291,7 @@ def assert_same_run(run, other):
         jax.tree.map(np.testing.assert_array_equal, *states)
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_an_epoch_resumes_as_if_it_had_not_been(whole, data, tmp_path):
     run = tmp_path / "run"
     arguments = [*TINY, *ADAM, *BATCHES, "--data", str(data), "--run", str(run), "--epochs", "3"]

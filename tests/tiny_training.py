@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import flax.linen as nn
+import jax
 
 from colnorm import resnet
 from colnorm.data import images
@@ -104,6 +105,7 @@ def interrupt(place, how, *arguments):
 if __name__ == "__main__":
     # What is started in the background of a shell script ignores Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    jax.devices()  # as in conftest.py: a command in that process compiles with the same flags
     pause_at(*map(int, sys.argv[1].split(":")))
     with tiny():
         sys.exit(train.main(sys.argv[2:]))
