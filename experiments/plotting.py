@@ -1,5 +1,6 @@
 """Pictures of runs: curves, features, confusions, entity types, transitions. Matplotlib is imported where it draws."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -275,4 +276,35 @@ def draw_sweep(swept: Mapping[str, Mapping[str, Any]], path: Path, title: str) -
                 axis.set_ylabel(f"{work}, ms")
     axes[0, 0].legend()
     figure.suptitle(title)
+    return _save(figure, path)
+
+
+def draw_ratios(cells: Mapping[str, Mapping[str, Mapping[str, float]]], peer: str, path: Path) -> Path:
+    """How many times our time a peer takes, as heat maps over tags and lengths: a column a batch size, a row a work.
+
+    Args:
+      cells: (batch, length, tags) as text -> work -> side -> milliseconds, ours those of ``colnorm``; empty where the peer
+        was not timed.
+    """
+    shapes = [tuple(map(int, shape.strip("()").split(","))) for shape in cells]
+    batches, lengths, tags = (sorted({shape[axis] for shape in shapes}) for axis in range(3))
+    works = list(next(iter(cells.values())))
+    figure, axes = _figure(len(works), len(batches), 0.8 * len(tags) * len(batches) + 1, 0.8 * len(lengths) * len(works) + 1)
+    for (row, work), (column, batch) in itertools.product(enumerate(works), enumerate(batches)):
+        axis = axes[row, column]
+        ratios = np.full((len(lengths), len(tags)), np.nan)
+        for (B, T, K), times in zip(shapes, cells.values(), strict=True):
+            if batch == B and peer in times[work]:
+                ratios[lengths.index(T), tags.index(K)] = times[work][peer] / times[work]["colnorm"]
+        axis.imshow(np.log10(ratios), cmap="RdYlGn", vmin=-1.5, vmax=1.5, origin="lower")
+        for i, j in np.argwhere(np.isfinite(ratios)):
+            axis.text(j, i, f"{ratios[i, j]:.2g}", ha="center", va="center", fontsize=8)
+        axis.set_xticks(range(len(tags)), [str(count) for count in tags])
+        axis.set_yticks(range(len(lengths)), [str(length) for length in lengths])
+        axis.set_title(f"{work}, {batch} sequence{'s' if batch > 1 else ''}", fontsize=9)
+        if row == len(works) - 1:
+            axis.set_xlabel("tags")
+        if not column:
+            axis.set_ylabel("positions")
+    figure.suptitle(f"time of {peer} over colnorm's")
     return _save(figure, path)

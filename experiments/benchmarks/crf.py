@@ -1,12 +1,12 @@
 """Times the linear-chain CRF beside pytorch-crf and torch-struct, in one process, interleaved.
 
-    python -m experiments.benchmarks.crf --output benchmark.json --plot benchmark.png
+    python -m experiments.benchmarks.crf --output benchmark.json
 
 Float32, the same numbers and threads on all sides. Before anything is timed losses and gradients are compared with those of
 pytorch-crf in float64 (the rows' "gradient_error"), and decoded paths with each other.
 The loss is the negative log-likelihood of the tags, the gradient is by emissions, transitions, start and end. Further rows
-have no peer: the same with moves forbidden as in BIO, marginals, and the 5 best paths, beside the forward pass. With --plot
-both sides run over lengths, numbers of tags and batch sizes too.
+have no peer: the same with moves forbidden as in BIO, and every other function of colnorm.crf beside the forward pass: its
+first call is mostly compilation. :mod:`experiments.benchmarks.crf_grid` times two of them from tiny to huge.
 
 What bounds ours on two cores: at K = 17 a step of a scan is a product of 10 to 40 microseconds, so what XLA spends around it
 counts as much; at K = 64 the products are half of the time. Tried without gain: forward and backward recursion in one scan
@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from colnorm import crf
-from experiments import plotting, process
+from experiments import process
 from experiments.benchmarks import harness
 
 Shape = tuple[int, int, int]
-SWEEPS: Mapping[str, Sequence[Shape]] = {
-    "T": [(32, T, 17) for T in (8, 32, 128, 512, 2048)],
-    "K": [(32, 64, K) for K in (3, 9, 17, 33, 65, 129)],
-    "B": [(B, 64, 17) for B in (1, 4, 16, 64, 256)],
-}
 STRUCT_LIMIT = 10**7  # potentials (B, T, K, K) with which torch-struct still fits: it takes 6 GB for 17 million
 K_BEST = 5
 CONSTRAINED = "colnorm, BIO"
@@ -55,8 +50,6 @@ class Command:
     """Visits to each side."""
     output: Path | None = None
     """Write the measurements here as JSON."""
-    plot: Path | None = None
-    """Time a sweep over lengths, tags and batch sizes, and draw it here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,15 +92,40 @@ def ours(inputs: Inputs, constrained: bool = False) -> dict[str, Callable[[], An
     functions: dict[str, Callable[..., Any]] = {
         "loss + gradient": jax.value_and_grad(loss, (0, 1)),
         "decode": lambda chain, emissions: crf.viterbi(constrain(chain), emissions, lengths),
-        "forward": lambda chain, emissions: crf.log_partition(constrain(chain), emissions, lengths),
-        "marginals": lambda chain, emissions: crf.marginals(constrain(chain), emissions, lengths),
-        f"{K_BEST} best": lambda chain, emissions: crf.k_best(constrain(chain), emissions, lengths, k=K_BEST),
     }
+    return {name: _waiting(jax.jit(function), chain, emissions) for name, function in functions.items()}
 
-    def waiting(compiled: Callable[..., Any]) -> Callable[[], Any]:
-        return lambda: jax.block_until_ready(compiled(chain, emissions))
 
-    return {name: waiting(jax.jit(function)) for name, function in functions.items()}
+def _waiting(compiled: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    return lambda: jax.block_until_ready(compiled(*arguments))
+
+
+def without_peer(inputs: Inputs) -> dict[str, Callable[[], Any]]:
+    """The forward pass, and what no peer has: the mask is that of the lengths, allowed are all tags but one in ten."""
+    chain = crf.Chain(*(jnp.asarray(part) for part in (inputs.transitions, inputs.start, inputs.end)))
+    emissions, tags, lengths = (jnp.asarray(part) for part in (inputs.emissions, inputs.tags, inputs.lengths))
+    mask = jnp.arange(tags.shape[1])[None] < lengths[:, None]
+    rng = np.random.default_rng(1)
+    gaps = jnp.asarray(rng.random(tags.shape) < 0.9)
+    allowed = jnp.asarray((rng.random(emissions.shape) < 0.9) | (np.arange(emissions.shape[2]) == 0))
+    functions: dict[str, Callable[..., Any]] = {
+        "forward": lambda chain, e: crf.log_partition(chain, e, lengths),
+        "forward, mask as lengths": lambda chain, e: crf.log_partition(chain, e, mask=mask),
+        "forward, mask with gaps": lambda chain, e: crf.log_partition(chain, e, mask=gaps),
+        "marginals": lambda chain, e: crf.marginals(chain, e, lengths),
+        "pairwise marginals": lambda chain, e: crf.pairwise_marginals(chain, e, lengths),
+        "entropy": lambda chain, e: crf.entropy(chain, e, lengths),
+        "sample": lambda chain, e: crf.sample(jax.random.key(0), chain, e, lengths),
+        "posterior decode": lambda chain, e: crf.posterior_decode(chain, e, lengths),
+        f"{K_BEST} best": lambda chain, e: crf.k_best(chain, e, lengths, k=K_BEST),
+        "partial likelihood": lambda chain, e: crf.partial_log_likelihood(chain, e, allowed, lengths),
+        "marginal likelihood": lambda chain, e: crf.marginal_log_likelihood(chain, e, tags, lengths),
+        "expected cost": lambda chain, e: crf.expected_cost(chain, e, tags, lengths),
+        "hinge loss": lambda chain, e: crf.hinge_loss(chain, e, tags, lengths),
+        "cross entropy": lambda chain, e: crf.cross_entropy(chain, e, chain, e[::-1], lengths),
+        "divergence": lambda chain, e: crf.kl_divergence(chain, e, chain, e[::-1], lengths),
+    }
+    return {name: _waiting(jax.jit(function), chain, emissions) for name, function in functions.items()}
 
 
 def pytorch_crf(inputs: Inputs) -> dict[str, Callable[[], Any]]:
@@ -232,25 +250,9 @@ def measure(command: Command) -> dict[str, Any]:
                 sides[CONSTRAINED] = constrained[work]
             check = functools.partial(check, inputs)
             rows[f"{shape} {work}"] = harness.measure(sides, check=check, repeats=command.repeats)
-        alone = {name: mine[name] for name in ("forward", "marginals", f"{K_BEST} best")}
-        rows[f"{shape} posterior"] = harness.measure(alone, repeats=command.repeats)
+        rows[f"{shape} functions"] = harness.measure(without_peer(inputs), repeats=command.repeats)
     what = f"linear-chain CRF, (batch, length, tags), float32{', ragged' if command.ragged else ''}"
     return {"what": what, "machine": machine, "rows": rows}
-
-
-def sweep(repeats: int = 3) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Median milliseconds over one size at a time: axis -> work -> side -> times."""
-    swept: dict[str, Any] = {}
-    for axis, shapes in SWEEPS.items():
-        swept[axis] = {"sizes": [shape["BTK".index(axis)] for shape in shapes]}
-        for shape in shapes:
-            inputs = Inputs.draw(shape, ragged=False)
-            mine, peer = ours(inputs), pytorch_crf(inputs)
-            for work in ("loss + gradient", "decode"):
-                timed = harness.measure({"colnorm": mine[work], "pytorch-crf": peer[work]}, repeats=repeats)
-                for side, row in timed.items():
-                    swept[axis].setdefault(work, {}).setdefault(side, []).append(row["median_ms"])
-    return swept
 
 
 def run(command: Command) -> None:
@@ -260,10 +262,6 @@ def run(command: Command) -> None:
     # pytorch-crf selects by bytes, torch-struct builds distributions without checks: both warn on every call.
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
     measured = measure(command)
-    if command.plot is not None:
-        measured["sweep"] = sweep()
-        about = "linear-chain CRF; where not varied, 32 sequences of 64 positions and 17 tags"
-        print(f"picture: {plotting.draw_sweep(measured['sweep'], command.plot, about)}")
     harness.finish(measured, command.output)
 
 

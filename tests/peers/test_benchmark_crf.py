@@ -12,23 +12,34 @@ pytest.importorskip("torch_struct")
 
 # After the checks for the peers, which they import.
 from experiments.benchmarks import crf as benchmark_crf
-from experiments.benchmarks import harness
+from experiments.benchmarks import crf_grid, harness
+from experiments.benchmarks.crf_grid import WORKS
 
 SMALL = ["--shapes", "3", "5", "7", "--repeats", "1", "--ragged"]
 
 
-def test_all_sides_are_timed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(benchmark_crf, "SWEEPS", {"T": [(2, 3, 3), (2, 4, 3)], "K": [(2, 3, 5)], "B": [(1, 3, 3)]})
-    arguments = [*SMALL, "--output", str(tmp_path / "measured.json"), "--plot", str(tmp_path / "sweep.png")]
-    assert benchmark_crf.main(arguments) == 0
+def test_all_sides_are_timed(tmp_path, capsys):
+    assert benchmark_crf.main([*SMALL, "--output", str(tmp_path / "measured.json")]) == 0
     measured = json.loads((tmp_path / "measured.json").read_text())
     sides = {name: list(row) for name, row in measured["rows"].items()}
     assert sides["(3, 5, 7) loss + gradient"] == ["colnorm", "pytorch-crf", "torch-struct", "colnorm, BIO"]
-    assert sides["(3, 5, 7) posterior"] == ["forward", "marginals", "5 best"]
+    assert sides["(3, 5, 7) functions"][:2] == ["forward", "forward, mask as lengths"]
     check_rows(measured["rows"])
-    assert len(measured["sweep"]["T"]["decode"]["pytorch-crf"]) == 2
-    assert (tmp_path / "sweep.png").stat().st_size > 10_000
     assert "torch-struct" in capsys.readouterr().out
+
+
+def test_the_grid_holds_what_fits_and_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setitem(crf_grid.LIMITS, "pytorch-crf", 3 * 4 * 5**2)
+    arguments = ["--tags", "2", "5", "--lengths", "3", "4", "--batches", "1", "3", "--repeats", "1"]
+    output, plot = tmp_path / "grid.json", tmp_path / "grid.png"
+    assert crf_grid.main([*arguments, "--struct", "--output", str(output), "--plot", str(plot)]) == 0
+    cells = json.loads(output.read_text())["cells"]
+    assert len(cells) == 8 and all({"colnorm", "pytorch-crf", "torch-struct"} < set(cells["(3, 4, 5)"][work]) for work in WORKS)
+    assert plot.stat().st_size > 10_000
+    monkeypatch.setitem(crf_grid.LIMITS, "pytorch-crf", 3 * 4 * 5**2 - 1)
+    monkeypatch.setitem(crf_grid.LIMITS, "torch-struct", 0)
+    assert crf_grid.main([*arguments, "--output", str(output)]) == 0
+    assert "(3, 4, 5)" not in json.loads(output.read_text())["cells"]
 
 
 def one_tag_raised(inputs):
