@@ -120,7 +120,7 @@ def without_peer(inputs: Inputs) -> dict[str, Callable[[], Any]]:
         f"{K_BEST} best": lambda chain, e: crf.k_best(chain, e, lengths, k=K_BEST),
         "partial likelihood": lambda chain, e: crf.partial_log_likelihood(chain, e, allowed, lengths),
         "marginal likelihood": lambda chain, e: crf.marginal_log_likelihood(chain, e, tags, lengths),
-        "expected cost": lambda chain, e: crf.expected_cost(chain, e, tags, lengths),
+        "expected cost": lambda chain, e: crf.expected_cost(chain, e, jnp.abs(e), lengths),
         "hinge loss": lambda chain, e: crf.hinge_loss(chain, e, tags, lengths),
         "cross entropy": lambda chain, e: crf.cross_entropy(chain, e, chain, e[::-1], lengths),
         "divergence": lambda chain, e: crf.kl_divergence(chain, e, chain, e[::-1], lengths),
