@@ -15,7 +15,8 @@ LISTS = ("Args", "Attributes", "Raises")
 TITLES = {"Args": "Arguments"}
 ROLE = re.compile(r":(?:class|func|meth|mod|data):`~?([\w.]+)`")
 # What an API page has by its short name: roles that name it become links.
-LINKS = {name: f"colnorm.crf.{name}" for name in crf.__all__} | {name: f"colnorm.{name}" for name in colnorm.__all__}
+LINKS = {name: f"colnorm.crf.segments.{name}" for name in crf.segments.__all__}
+LINKS |= {name: f"colnorm.crf.{name}" for name in crf.__all__} | {name: f"colnorm.{name}" for name in colnorm.__all__}
 
 
 class Markdown(griffe.Extension):

@@ -30,6 +30,7 @@ Conventions, the same for every function:
   later and are not checked: a length beyond T counts as T, one below 0 as 0, and a tag outside [0, K) as the nearest.
 """
 
+from colnorm.crf import segments
 from colnorm.crf.chain import Chain, score
 from colnorm.crf.constraints import check_paths, constrain, restrict
 from colnorm.crf.decode import k_best, posterior_decode, viterbi
@@ -60,5 +61,6 @@ __all__ = [
     "restrict",
     "sample",
     "score",
+    "segments",
     "viterbi",
 ]

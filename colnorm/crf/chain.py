@@ -113,17 +113,24 @@ def prepare(
             )
     if allowed is not None:
         emissions = jnp.where(_booleans(name, "allowed", allowed, (B, T, K)), emissions, NEG_INF)
+    inside, gaps = check_positions(name, lengths, mask, (B, T))
+    emissions = emissions if gaps is None else gaps.close(emissions)
+    dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in arrays.values()) else jnp.float32
+    emissions = jnp.where(inside[:, None], jnp.transpose(emissions, (1, 2, 0)).astype(dtype), 0)
+    return Problem(Chain(*(arrays[f"chain.{part}"].astype(dtype) for part in chain._fields)), emissions, inside), gaps
+
+
+def check_positions(name: str, lengths: Array | None, mask: Array | None, shape: tuple[int, ...]) -> tuple[Array, Gaps | None]:
+    """Time-major, the positions ``(T, B)`` that carry a tag, moved together; and of a mask how they come back."""
+    B, T = shape
     gaps = None
     if mask is not None:
         if lengths is not None:
             raise ValueError(f"{name}: expected lengths or a mask, got both")
-        gaps = Gaps.of(_booleans(name, "mask", mask, (B, T)))
-        emissions, lengths = gaps.close(emissions), jnp.sum(gaps.mask, 1, dtype=jnp.int32)
+        gaps = Gaps.of(_booleans(name, "mask", mask, shape))
+        lengths = jnp.sum(gaps.mask, 1, dtype=jnp.int32)
     lengths = jnp.full((B,), T, jnp.int32) if lengths is None else _integers(name, "lengths", lengths, (B,))
-    inside = jnp.arange(T, dtype=jnp.int32)[:, None] < lengths[None, :]
-    dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in arrays.values()) else jnp.float32
-    emissions = jnp.where(inside[:, None], jnp.transpose(emissions, (1, 2, 0)).astype(dtype), 0)
-    return Problem(Chain(*(arrays[f"chain.{part}"].astype(dtype) for part in chain._fields)), emissions, inside), gaps
+    return jnp.arange(T, dtype=jnp.int32)[:, None] < lengths[None, :], gaps
 
 
 def in_order(values: Array, gaps: Gaps | None) -> Array:
