@@ -192,6 +192,10 @@ def make_predictor(config: TaggingConfig, model: Tagger, posteriors: bool = Fals
     return run
 
 
+NOTES = 5
+"""How many of what had to be changed to read the data are told one by one."""
+
+
 class TaggingTask:
     """See :class:`experiments.task.Task`."""
 
@@ -209,7 +213,14 @@ class TaggingTask:
 
     def __init__(self, config: TaggingConfig, run: RunDirectory | None = None):
         self.config = config
-        self.data = conll.load(config.data, config.seed, config.word_column, config.tag_column)
+        self.data = conll.load(
+            config.data,
+            config.seed,
+            config.word_column,
+            config.tag_column,
+            keep_repeats=config.keep_repeats,
+            percents=config.split,
+        )
         self.vectors: Vectors | None = None
         if run is not None:
             self.fields, self.encoder = predict.read_tagger(run.path)
@@ -232,7 +243,9 @@ class TaggingTask:
     def describe(self) -> list[str]:
         dropped = f"({self.data.dropped:,} repeated ones dropped)"
         sizes = f"{len(self.encoder.words):,} words, {len(self.encoder.tags.names)} tags"
-        lines = [f"{self.data.name}, {len(self.data.train):,} training sentences {dropped}, {sizes}"]
+        lines = [f"{self.data.name}, {len(self.data.train):,} training sentences {dropped}, {sizes}", *self.data.notes[:NOTES]]
+        if len(self.data.notes) > NOTES:
+            lines.append(f"... and {len(self.data.notes) - NOTES:,} more entities of {self.data.name}")
         return lines if self.vectors is None else [*lines, f"{self.config.glove}: {self.vectors.coverage}"]
 
     def plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:

@@ -324,7 +324,7 @@ def test_resume_refuses_other_data(whole, data, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["crf", "--data", "some.csv"], "crf starts from GloVe vectors: name their file with --glove"),
-        (["random", "--data", "nowhere.csv"], "nowhere.csv: expected 'sample', a .csv file or a directory"),
+        (["random", "--data", "nowhere.csv"], "nowhere.csv: expected 'sample', a file or a directory"),
         (["glove", "--glove", "nothing.txt"], "nothing.txt"),
         (["random", "--vector-words", "9"], "--vector-words are words of the file that --glove names, and there is none"),
         (["random", "--batch-size", "3", "--devices", "2"], "a batch of 3 can't be split evenly over 2 devices"),
