@@ -42,6 +42,9 @@ ROWS = (64, 8, 1)
 MOST_TOKENS = 2**13
 """Padded tokens in a batch, but for a batch of one sentence."""
 
+MANY_TOKENS = 2**14
+"""Tokens that are read ahead of many texts: enough for whole batches of every length."""
+
 MOST_MOVES = 2**24
 """Posteriors of pairs of tags in a batch, again but for one sentence: 64 MiB in float32."""
 
@@ -145,6 +148,38 @@ class Predictor:
         if _is_words(text_or_tokens) and len(text_or_tokens):
             return self.tag_tokens([text_or_tokens])
         return self.tag_tokens(text_or_tokens)
+
+    def tag_many(self, texts: Iterable[str]) -> Iterator[list[TaggedSentence]]:
+        """Tags many texts, a generator say: yields the sentences of each, in order, while it reads on.
+
+        Some :data:`MANY_TOKENS` tokens are read ahead and share batches, so memory doesn't grow with the number of texts.
+
+        Raises:
+          ValueError: one of them is no text, or a sentence has more than ``LENGTHS[-1]`` tokens; says which.
+        """
+        waiting: list[tuple[str, list[list[raw_text.Token]]]] = []
+        tokens = first = 0
+
+        def flush() -> Iterator[list[TaggedSentence]]:
+            nonlocal tokens, first
+            of_each = [(text, sentence) for text, found in waiting for sentence in found]
+            try:
+                tagged = iter(self._tag([sentence for _, sentence in of_each], [text for text, _ in of_each]))
+            except ValueError as error:
+                raise ValueError(f"texts {first + 1:,} to {first + len(waiting):,}: {error}") from None
+            for _, found in waiting:
+                yield [next(tagged) for _ in found]
+            first, tokens = first + len(waiting), 0
+            waiting.clear()
+
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f"text {first + len(waiting) + 1:,}: expected a text, got {_describe(text)}")
+            waiting.append((text, raw_text.sentences(text)))
+            tokens += sum(map(len, waiting[-1][1]))
+            if tokens >= MANY_TOKENS:
+                yield from flush()
+        yield from flush()
 
     def tag_tokens(self, sentences: Sequence[Sequence[str]], batch_size: int = ROWS[0]) -> list[TaggedSentence]:
         """Tags sentences given as their tokens; character ranges are those in the tokens joined by single spaces.

@@ -15,7 +15,7 @@ from seqeval.metrics import classification_report
 from tiny_training import interrupt
 
 from colnorm import crf, predict
-from colnorm.data import conll, sample, schemes
+from colnorm.data import conll, json_lines, sample, schemes
 from colnorm.run_directory import COUNTS, PREDICTIONS, RunDirectory
 from colnorm.tagger import build
 from colnorm.training import eval_step
@@ -422,6 +422,35 @@ def test_tag_writes_text_conll_json_and_html(whole, predictor, tmp_path, capsys)
     assert "&lt;" in page
     assert "<b>" not in page
     assert not re.search(r"https?:|<script|<link|<img", page)
+
+
+def test_annotations_go_through_training_and_back(whole, predictor, tmp_path, capsys):
+    """A run on JSON lines learns; what tag writes of texts has their ranges, and is read as it was written."""
+    for name, sentences in conll.load("sample").splits.items():
+        lines = []
+        for words, tags in sentences[: SIZES.get(name, 12)]:
+            starts = [len(" ".join([*words[:place], ""])) for place in range(len(words))]
+            ends = [start + len(word) for start, word in zip(starts, words, strict=True)]
+            spans = [json_lines.Span(starts[first], ends[last - 1], kind) for kind, first, last in schemes.entities(tags)]
+            lines.append(json_lines.to_json_line(" ".join(words), spans))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert train(tmp_path, tmp_path / "run", "--epochs", "1") == 0
+    assert "validation loss" in capsys.readouterr().out
+
+    texts = [TEXT, "", f"{TEXT}\nIt rained."]
+    source = tmp_path / "texts.jsonl"
+    source.write_text("".join(json_lines.to_json_line(text, []) + "\n" for text in texts), encoding="utf-8")
+    output = tmp_path / "labelled.jsonl"
+    run_tag(capsys, whole, "--file", source, "--format", "spans", "--output", output)
+    written = json_lines.read_json_lines(output)
+    assert [annotated.text for annotated in written] == texts
+    entities = [[entity for sentence in predictor.tag(text) for entity in sentence.entities] for text in texts]
+    assert entities[0]
+    for annotated, expected in zip(written, entities, strict=True):
+        assert annotated.spans == tuple((entity.start, entity.end, entity.type) for entity in expected)
+    shown = run_tag(capsys, whole, "--file", source, "--format", "json")
+    for line in map(json.loads, shown.splitlines()):
+        assert "\n".join(texts)[line["start"] : line["end"]] == line["text"]
 
 
 def test_tag_reads_token_lines_from_standard_input(whole, predictor, capsys, monkeypatch):

@@ -23,8 +23,7 @@ from colnorm.data.split import shuffled_shares
 __all__ = ["Sentence", "TaggingData", "load", "read_columns", "read_gmb"]
 
 _SPLIT_NAMES = {"train": ("train",), "validation": ("dev", "valid", "validation", "testa"), "test": ("test", "testb")}
-_JSON_LINES = (".jsonl", ".ndjson")
-_EXTENSIONS = (*_JSON_LINES, ".txt", ".conll", ".conllu", ".iob", ".iob2", ".bio", ".tsv")
+_EXTENSIONS = (*json_lines.EXTENSIONS, ".txt", ".conll", ".conllu", ".iob", ".iob2", ".bio", ".tsv")
 _GMB_COLUMNS = ("Sentence #", "Word", "Tag")
 _DOCUMENT = "-DOCSTART-"
 
@@ -335,7 +334,7 @@ def _first_token_line(path: Path, lines: Sequence[str], comment: str, tag_column
 def _read_texts(path: Path, word_column: int, tag_column: int, notes: list[str]) -> list[list[Sentence]]:
     """What stays together when a file is split: the sentences of a text, else each sentence."""
     extension = path.suffix.lower()
-    if extension in _JSON_LINES:
+    if extension in json_lines.EXTENSIONS:
         texts = []
         for text in json_lines.read_json_lines(path):
             aligned = json_lines.align([text])

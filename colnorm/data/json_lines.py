@@ -21,6 +21,8 @@ from colnorm.data import text as raw_text
 from colnorm.data.schemes import Sentence, split_tag
 from colnorm.data.text import Token
 
+EXTENSIONS = (".jsonl", ".ndjson")
+
 KEYS = ("entities", "label", "labels", "spans")
 """Where a line may hold its entities; the first that is there counts."""
 
