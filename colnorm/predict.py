@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colnorm import crf
+from colnorm import crf, temperature
 from colnorm.data import text as raw_text
 from colnorm.data.encoding import Encoder
 from colnorm.data.schemes import entities, split_tag
@@ -103,6 +103,7 @@ class Predictor:
       encoder: the vocabularies.
       model: the :class:`~colnorm.Tagger`.
       params: its parameters.
+      temperature: by what scores are divided for posteriors, see :mod:`colnorm.temperature`; tags don't depend on it.
 
     Example:
       >>> import jax
@@ -119,8 +120,9 @@ class Predictor:
       (['Ann', 'sleeps', '.'], 3)
     """
 
-    def __init__(self, encoder: Encoder, fields: Mapping[str, Any], params: Any):
+    def __init__(self, encoder: Encoder, fields: Mapping[str, Any], params: Any, temperature: float = 1.0):
         self.encoder = encoder
+        self.temperature = temperature
         self.model = build(fields)
         self.params = params
 
@@ -128,7 +130,7 @@ class Predictor:
         def infer(params: Any, inputs: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array | None]:
             emissions, chain = apply(self.model, params, inputs)
             lengths = inputs["lengths"]
-            return decode(emissions, chain, lengths), *posteriors(emissions, chain, lengths)
+            return decode(emissions, chain, lengths), *posteriors(emissions, chain, lengths, temperature)
 
         self._infer = infer
 
@@ -255,8 +257,14 @@ class Labels(NamedTuple):
         return cls(tags, single[: len(tags)], None if pair is None else pair[: max(len(tags) - 1, 0)])
 
 
-def posteriors(emissions: jax.Array, chain: crf.Chain | None, lengths: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    """Posteriors of each tag ``(B, T, K)`` and of neighbouring ones ``(B, T-1, K, K)``; without a CRF None for these."""
+def posteriors(
+    emissions: jax.Array, chain: crf.Chain | None, lengths: jax.Array, temperature: float | jax.Array = 1.0
+) -> tuple[jax.Array, jax.Array | None]:
+    """Posteriors of each tag ``(B, T, K)`` and of neighbouring ones ``(B, T-1, K, K)``; without a CRF None for these.
+
+    Scores are divided by the ``temperature`` first (:mod:`colnorm.temperature`).
+    """
+    emissions, chain = jax.tree.map(lambda scores: scores / temperature, (emissions, chain))
     if chain is None:
         return jax.nn.softmax(emissions), None
     return crf.marginals(chain, emissions, lengths), crf.pairwise_marginals(chain, emissions, lengths)
@@ -333,6 +341,7 @@ def load(run_directory: str | os.PathLike[str], checkpoint: str = "best") -> Pre
         fields, encoder = read_tagger(run.path)
         epoch = run.choose(checkpoint, Monitor(METRIC))
         params = run.restore_variables(epoch)["params"]
+        degree = temperature.read(run, epoch)
     try:
         check_parameters(build(fields), params)
     except ValueError as error:
@@ -340,7 +349,7 @@ def load(run_directory: str | os.PathLike[str], checkpoint: str = "best") -> Pre
             f"{run.path}: the checkpoint of epoch {epoch} and {TAGGER} make no tagger: {error}; "
             "restore both from a copy, choose another checkpoint, or train again"
         ) from None
-    return Predictor(encoder, fields, params)
+    return Predictor(encoder, fields, params, degree)
 
 
 def write_tagger(path: Path, fields: Mapping[str, Any], encoder: Encoder) -> None:

@@ -131,7 +131,12 @@ def test_evaluation_keeps_predictions_calibration_and_the_chain(whole, data, pre
     evaluate.evaluate(evaluate.Command(whole), quiet=True)
     evaluated = json.loads((whole / "evaluation.json").read_text(encoding="utf-8"))
     test = conll.load(data).test
-    tagged = predictor.tag_tokens([sentence.words for sentence in test])
+    calibrated = predict.load(whole)  # as it is after an evaluation
+    assert calibrated.temperature == evaluated["temperature"] != 1
+    tagged = calibrated.tag_tokens([sentence.words for sentence in test])
+    assert [sentence.tags for sentence in tagged] == [
+        sentence.tags for sentence in predictor.tag_tokens([sentence.words for sentence in test])
+    ]
     blocks = (whole / PREDICTIONS).read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
     stored = [[tuple(line.split(" ")) for line in block.split("\n")] for block in blocks]
     assert stored == [list(zip(s.words, s.tags, t.tags, strict=True)) for s, t in zip(test, tagged, strict=True)]
@@ -152,6 +157,10 @@ def test_evaluation_keeps_predictions_calibration_and_the_chain(whole, data, pre
     assert sum(row["count"] * row["right"] for row in calibrated["bins"]) == pytest.approx(sum(right))
     assert sum(row["count"] * row["probability"] for row in calibrated["bins"]) == pytest.approx(sum(said), rel=1e-4)
     assert is_picture(whole / "calibration.png")
+    before, after = (evaluated["splits"]["validation"][key] for key in ("calibration_before", "calibration"))
+    assert before["bins"] != after["bins"] and sum(row["count"] for row in before["bins"]) == sum(
+        row["count"] for row in after["bins"]
+    )
 
     chain = evaluated["chain"]
     assert chain["tag_names"] == list(predictor.encoder.tags.names)
