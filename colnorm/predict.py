@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colnorm import crf
+from colnorm import crf, temperature
 from colnorm.data import text as raw_text
 from colnorm.data.encoding import Encoder
 from colnorm.data.schemes import entities, split_tag
@@ -41,6 +41,9 @@ ROWS = (64, 8, 1)
 
 MOST_TOKENS = 2**13
 """Padded tokens in a batch, but for a batch of one sentence."""
+
+MANY_TOKENS = 2**14
+"""Tokens that are read ahead of many texts: enough for whole batches of every length."""
 
 MOST_MOVES = 2**24
 """Posteriors of pairs of tags in a batch, again but for one sentence: 64 MiB in float32."""
@@ -100,6 +103,7 @@ class Predictor:
       encoder: the vocabularies.
       model: the :class:`~colnorm.Tagger`.
       params: its parameters.
+      temperature: by what scores are divided for posteriors, see :mod:`colnorm.temperature`; tags don't depend on it.
 
     Example:
       >>> import jax
@@ -116,8 +120,9 @@ class Predictor:
       (['Ann', 'sleeps', '.'], 3)
     """
 
-    def __init__(self, encoder: Encoder, fields: Mapping[str, Any], params: Any):
+    def __init__(self, encoder: Encoder, fields: Mapping[str, Any], params: Any, temperature: float = 1.0):
         self.encoder = encoder
+        self.temperature = temperature
         self.model = build(fields)
         self.params = params
 
@@ -125,7 +130,7 @@ class Predictor:
         def infer(params: Any, inputs: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array | None]:
             emissions, chain = apply(self.model, params, inputs)
             lengths = inputs["lengths"]
-            return decode(emissions, chain, lengths), *posteriors(emissions, chain, lengths)
+            return decode(emissions, chain, lengths), *posteriors(emissions, chain, lengths, temperature)
 
         self._infer = infer
 
@@ -145,6 +150,38 @@ class Predictor:
         if _is_words(text_or_tokens) and len(text_or_tokens):
             return self.tag_tokens([text_or_tokens])
         return self.tag_tokens(text_or_tokens)
+
+    def tag_many(self, texts: Iterable[str]) -> Iterator[list[TaggedSentence]]:
+        """Tags many texts, a generator say: yields the sentences of each, in order, while it reads on.
+
+        Some :data:`MANY_TOKENS` tokens are read ahead and share batches, so memory doesn't grow with the number of texts.
+
+        Raises:
+          ValueError: one of them is no text, or a sentence has more than ``LENGTHS[-1]`` tokens; says which.
+        """
+        waiting: list[tuple[str, list[list[raw_text.Token]]]] = []
+        tokens = first = 0
+
+        def flush() -> Iterator[list[TaggedSentence]]:
+            nonlocal tokens, first
+            of_each = [(text, sentence) for text, found in waiting for sentence in found]
+            try:
+                tagged = iter(self._tag([sentence for _, sentence in of_each], [text for text, _ in of_each]))
+            except ValueError as error:
+                raise ValueError(f"texts {first + 1:,} to {first + len(waiting):,}: {error}") from None
+            for _, found in waiting:
+                yield [next(tagged) for _ in found]
+            first, tokens = first + len(waiting), 0
+            waiting.clear()
+
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f"text {first + len(waiting) + 1:,}: expected a text, got {_describe(text)}")
+            waiting.append((text, raw_text.sentences(text)))
+            tokens += sum(map(len, waiting[-1][1]))
+            if tokens >= MANY_TOKENS:
+                yield from flush()
+        yield from flush()
 
     def tag_tokens(self, sentences: Sequence[Sequence[str]], batch_size: int = ROWS[0]) -> list[TaggedSentence]:
         """Tags sentences given as their tokens; character ranges are those in the tokens joined by single spaces.
@@ -220,8 +257,14 @@ class Labels(NamedTuple):
         return cls(tags, single[: len(tags)], None if pair is None else pair[: max(len(tags) - 1, 0)])
 
 
-def posteriors(emissions: jax.Array, chain: crf.Chain | None, lengths: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    """Posteriors of each tag ``(B, T, K)`` and of neighbouring ones ``(B, T-1, K, K)``; without a CRF None for these."""
+def posteriors(
+    emissions: jax.Array, chain: crf.Chain | None, lengths: jax.Array, temperature: float | jax.Array = 1.0
+) -> tuple[jax.Array, jax.Array | None]:
+    """Posteriors of each tag ``(B, T, K)`` and of neighbouring ones ``(B, T-1, K, K)``; without a CRF None for these.
+
+    Scores are divided by the ``temperature`` first (:mod:`colnorm.temperature`).
+    """
+    emissions, chain = jax.tree.map(lambda scores: scores / temperature, (emissions, chain))
     if chain is None:
         return jax.nn.softmax(emissions), None
     return crf.marginals(chain, emissions, lengths), crf.pairwise_marginals(chain, emissions, lengths)
@@ -298,6 +341,7 @@ def load(run_directory: str | os.PathLike[str], checkpoint: str = "best") -> Pre
         fields, encoder = read_tagger(run.path)
         epoch = run.choose(checkpoint, Monitor(METRIC))
         params = run.restore_variables(epoch)["params"]
+        degree = temperature.read(run, epoch)
     try:
         check_parameters(build(fields), params)
     except ValueError as error:
@@ -305,7 +349,7 @@ def load(run_directory: str | os.PathLike[str], checkpoint: str = "best") -> Pre
             f"{run.path}: the checkpoint of epoch {epoch} and {TAGGER} make no tagger: {error}; "
             "restore both from a copy, choose another checkpoint, or train again"
         ) from None
-    return Predictor(encoder, fields, params)
+    return Predictor(encoder, fields, params, degree)
 
 
 def write_tagger(path: Path, fields: Mapping[str, Any], encoder: Encoder) -> None:

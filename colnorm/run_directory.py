@@ -30,6 +30,8 @@ ENTITY_TYPES = "entity_types.png"
 TRANSITIONS = "transitions.png"
 TAGGER = "tagger.json"
 """The vocabularies and the shape of a tagger."""
+TEMPERATURE = "temperature.json"
+"""By what a tagger's scores are divided for its probabilities to be honest, and of which epoch."""
 COVERAGE = "vectors.json"
 """How many words and tokens pretrained vectors cover."""
 PREDICTIONS = "test_predictions.conll"
@@ -40,7 +42,7 @@ COUNTS = "test_counts.json"
 NAMES = frozenset(
     {
         *(CONFIG, METRICS, CHECKPOINTS, DAMAGED, LOCK, MACHINE, CURVES, FEATURES),
-        *(EVALUATION, CONFUSION, CALIBRATION, ENTITY_TYPES, TRANSITIONS, TAGGER, COVERAGE, PREDICTIONS, COUNTS),
+        *(EVALUATION, CONFUSION, CALIBRATION, ENTITY_TYPES, TRANSITIONS, TAGGER, TEMPERATURE, COVERAGE, PREDICTIONS, COUNTS),
     }
 )
 """Everything that may stand in a run directory, besides these with ``.tmp`` after them while they are written."""

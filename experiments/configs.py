@@ -90,7 +90,12 @@ class TaggingConfig:
     """A sequence tagger. Rates are per step, epochs count from 1."""
 
     data: str = "sample"
-    """sample (sentences of a grammar, no download), GMB's ner_dataset.csv, or a directory of CoNLL column files."""
+    """sample (sentences of a grammar, no download); a file: GMB's ner_dataset.csv, JSON lines or CoNLL columns; or a directory
+    of one for each split."""
+    split: tuple[Count, Count, Count] = (60, 20, 20)
+    """Percents of the training, validation and test data where data is one file."""
+    keep_repeats: bool = False
+    """Keep sentences that are in two splits, as published comparisons do; without it they leave the earlier one."""
     word_column: int = 0
     """Of column files, from 0; negative ones count from the end."""
     tag_column: int = -1

@@ -60,6 +60,15 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
             screen.print(console.classes_table(split))
         if "mode" in evaluated:
             screen.print(f"entities by {evaluated['mode']}", highlight=False)
+        if "temperature" in evaluated:
+            test = evaluated["splits"]["test"]
+            before, after = (test[key]["error"] for key in ("calibration_before", "calibration"))
+            screen.print(
+                f"posteriors at temperature {evaluated['temperature']:.2f}, fitted on validation data: expected calibration "
+                f"error of the test entities {after:.1%}, {before:.1%} without it",
+                highlight=False,
+                soft_wrap=True,
+            )
         written = [file for name in (EVALUATION, PREDICTIONS, COUNTS) if (file := run.file(name)).exists()]
         screen.print(f"written: {', '.join(map(str, [*written, *pictures]))}", highlight=False, soft_wrap=True)
     return evaluated

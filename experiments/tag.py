@@ -2,6 +2,7 @@
 
 python -m experiments.tag runs/ner_dataset-crf "Mr. Annan flew to Geneva on Monday."
 python -m experiments.tag runs/ner_dataset-crf --file news.txt --format html --output news.html
+python -m experiments.tag runs/ner_dataset-crf --file texts.jsonl --format spans --output labelled.jsonl
 cat tokens.conll | python -m experiments.tag runs/ner_dataset-crf --tokens --format conll
 """
 
@@ -14,6 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 from colnorm import predict
+from colnorm.data import json_lines
 from experiments import process, tagged
 
 
@@ -26,11 +28,12 @@ class Command:
     text: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Text, joined by spaces; without any, --file or standard input is read."""
     file: Path | None = None
-    """Text file in utf-8."""
+    """Text file in utf-8; of JSON lines (.jsonl, .ndjson) each line's "text" is a text of its own."""
     tokens: bool = False
     """The input holds a token in the first column of each line, blank lines between sentences; else it is raw text."""
-    format: Literal["color", "conll", "json", "html"] = "color"
-    """color: coloured text; conll: token and tag; json: a line a sentence, with character ranges; html: a page of its own."""
+    format: Literal["color", "conll", "json", "spans", "html"] = "color"
+    """color: coloured text; conll: token and tag; json: a line a sentence, with character ranges and posteriors; spans: a line
+    a text, as annotation tools read it; html: a page of its own."""
     output: Path | None = None
     """Write here instead of to standard output."""
     checkpoint: str = "best"
@@ -41,17 +44,22 @@ def tag(command: Command) -> str:
     """The input as ``command.format`` shows it, tagged."""
     if command.text and command.file is not None:
         raise ValueError("give the text as arguments or with --file, not both")
-    text = _of_arguments(command.text) if command.text else _read(command.file)
+    texts = _texts(command)
     process.prepare()
 
     predictor = predict.load(command.run, command.checkpoint)
     if command.tokens:
-        words = predict.read_token_lines(text.split("\n"))
-        sentences = predictor.tag_tokens(words)
-        text = "\n".join(" ".join(tokens) for tokens in words)
-        sentences = tagged.shifted(sentences)
+        words = [tokens for text in texts for tokens in predict.read_token_lines(text.split("\n"))]
+        texts = [" ".join(tokens) for tokens in words]
+        of_texts = [[sentence] for sentence in predictor.tag_tokens(words)]
     else:
-        sentences = predictor.tag(text)
+        of_texts = list(predictor.tag_many(texts))
+    if command.format == "spans":
+        return "".join(
+            json_lines.to_json_line(text, tagged.to_spans(sentences)) + "\n"
+            for text, sentences in zip(texts, of_texts, strict=True)
+        )
+    text, sentences = tagged.joined(texts, of_texts)
     match command.format:
         case "conll":
             return tagged.to_conll(sentences)
@@ -62,6 +70,14 @@ def tag(command: Command) -> str:
         case "color":
             coloured = command.output is None and sys.stdout.isatty()
             return tagged.to_colour(sentences, text, predictor.encoder.tags.names, coloured)
+
+
+def _texts(command: Command) -> list[str]:
+    if command.text:
+        return [_of_arguments(command.text)]
+    if command.file is not None and command.file.suffix.lower() in json_lines.EXTENSIONS:
+        return [annotated.text for annotated in json_lines.read_json_lines(command.file)]
+    return [_read(command.file)]
 
 
 def _of_arguments(words: Sequence[str]) -> str:

@@ -5,21 +5,22 @@ import html
 import json
 from collections.abc import Sequence
 
+from colnorm.data.json_lines import Span
 from colnorm.data.text import Token
 from colnorm.predict import Entity, TaggedSentence
 
 
-def shifted(sentences: Sequence[TaggedSentence]) -> list[TaggedSentence]:
-    """Sentences tagged apart, with character ranges as if their texts were lines of one text."""
+def joined(texts: Sequence[str], of_texts: Sequence[Sequence[TaggedSentence]]) -> tuple[str, list[TaggedSentence]]:
+    """Texts as lines of one text, and the sentences of each with their places in that."""
     moved = []
-    start = 0
-    for sentence in sentences:
-        by = start
-        tokens = tuple(Token(token.word, token.start + by, token.end + by) for token in sentence.tokens)
-        entities = tuple(entity._replace(start=entity.start + by, end=entity.end + by) for entity in sentence.entities)
-        moved.append(TaggedSentence(tokens, sentence.tags, entities))
-        start = (tokens[-1].end if tokens else by) + 1  # an empty sentence is an empty line
-    return moved
+    by = 0
+    for text, sentences in zip(texts, of_texts, strict=True):
+        for sentence in sentences:
+            tokens = tuple(Token(token.word, token.start + by, token.end + by) for token in sentence.tokens)
+            entities = tuple(entity._replace(start=entity.start + by, end=entity.end + by) for entity in sentence.entities)
+            moved.append(TaggedSentence(tokens, sentence.tags, entities))
+        by += len(text) + 1
+    return "\n".join(texts), moved
 
 
 def to_conll(sentences: Sequence[TaggedSentence]) -> str:
@@ -55,6 +56,11 @@ def to_json_lines(sentences: Sequence[TaggedSentence], text: str) -> str:
         described = {"text": text[start:end], "start": start, "end": end, "tokens": tokens, "tags": list(sentence.tags)}
         lines.append(json.dumps({**described, "entities": entities}, ensure_ascii=False))
     return "".join(f"{line}\n" for line in lines)
+
+
+def to_spans(sentences: Sequence[TaggedSentence]) -> list[Span]:
+    """The entities of a text's sentences as annotation tools have them."""
+    return [Span(entity.start, entity.end, entity.type) for entity in _entities(sentences)]
 
 
 def to_colour(sentences: Sequence[TaggedSentence], text: str, tag_names: Sequence[str], coloured: bool) -> str:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from colnorm import Tagger, crf, optimizers, predict
+from colnorm import Tagger, crf, optimizers, predict, temperature
 from colnorm.data import conll
 from colnorm.data.batching import Bucket, epoch_plan, evaluation_plan, make_buckets
 from colnorm.data.conll import Sentence, TaggingData
@@ -152,36 +152,36 @@ class Predicted(NamedTuple):
 
     tags: list[tuple[str, ...]]
     losses: np.ndarray  # (sentences,)
-    entities: list[list[tuple[str, int, int, float]]] | None  # type, first token, the one after its last, posterior
+    entities: list[list[tuple[str, int, int, float]]]  # type, first token, the one after its last, posterior, if asked for
 
 
-def make_predictor(config: TaggingConfig, model: Tagger, posteriors: bool = False) -> Callable[[Any, Split], Predicted]:
-    """Parameters, split -> what is predicted; with the entities and their ``posteriors``, or without."""
+def make_predictor(config: TaggingConfig, model: Tagger, posteriors: bool = False) -> Callable[..., Predicted]:
+    """Parameters, split, temperature -> what is predicted; with the entities and their ``posteriors``, or without."""
     names = np.array(model.tag_names)
 
     @jax.jit
-    def step(params: Any, data: Data, indices: jax.Array) -> tuple[jax.Array, ...]:
+    def step(params: Any, data: Data, indices: jax.Array, degree: float) -> tuple[jax.Array, ...]:
         batch = take_batch(data, indices)
         lengths = batch["lengths"]
         emissions, chain = apply(model, params, batch)
         losses = sentence_losses(emissions, chain, batch["tags"], lengths)
-        rest = predict.posteriors(emissions, chain, lengths) if posteriors else ()
+        rest = predict.posteriors(emissions, chain, lengths, degree) if posteriors else ()
         return decode(emissions, chain, lengths), losses, *rest
 
-    def run(params: Any, split: Split) -> Predicted:
+    def run(params: Any, split: Split, degree: float = 1.0) -> Predicted:
         params = jax.tree.map(jnp.asarray, params)
         count = len(split.sentences)
-        result = Predicted([()] * count, np.zeros(count), [[] for _ in range(count)] if posteriors else None)
+        result = Predicted([()] * count, np.zeros(count), [[] for _ in range(count)])
         for number, batches in evaluation_plan(split.buckets, config.batch_size):
             data = jax.tree.map(jnp.asarray, split.arrays[number])
             for indices in batches:
-                decoded, losses, *rest = jax.device_get(step(params, data, jnp.asarray(indices)))
+                decoded, losses, *rest = jax.device_get(step(params, data, jnp.asarray(indices), degree))
                 for row in np.flatnonzero(indices >= 0):
                     place = split.buckets[number].indices[indices[row]]
                     length = len(split.sentences[place].words)
                     tags = tuple(names[decoded[row, :length]].tolist())
                     result.tags[place], result.losses[place] = tags, losses[row]
-                    if result.entities is not None:
+                    if posteriors:
                         single, pair = rest
                         labels = predict.Labels.of_row(tags, single[row], None if pair is None else pair[row])
                         result.entities[place] = [
@@ -190,6 +190,10 @@ def make_predictor(config: TaggingConfig, model: Tagger, posteriors: bool = Fals
         return result
 
     return run
+
+
+NOTES = 5
+"""How many of what had to be changed to read the data are told one by one."""
 
 
 class TaggingTask:
@@ -209,7 +213,14 @@ class TaggingTask:
 
     def __init__(self, config: TaggingConfig, run: RunDirectory | None = None):
         self.config = config
-        self.data = conll.load(config.data, config.seed, config.word_column, config.tag_column)
+        self.data = conll.load(
+            config.data,
+            config.seed,
+            config.word_column,
+            config.tag_column,
+            keep_repeats=config.keep_repeats,
+            percents=config.split,
+        )
         self.vectors: Vectors | None = None
         if run is not None:
             self.fields, self.encoder = predict.read_tagger(run.path)
@@ -232,7 +243,9 @@ class TaggingTask:
     def describe(self) -> list[str]:
         dropped = f"({self.data.dropped:,} repeated ones dropped)"
         sizes = f"{len(self.encoder.words):,} words, {len(self.encoder.tags.names)} tags"
-        lines = [f"{self.data.name}, {len(self.data.train):,} training sentences {dropped}, {sizes}"]
+        lines = [f"{self.data.name}, {len(self.data.train):,} training sentences {dropped}, {sizes}", *self.data.notes[:NOTES]]
+        if len(self.data.notes) > NOTES:
+            lines.append(f"... and {len(self.data.notes) - NOTES:,} more entities of {self.data.name}")
         return lines if self.vectors is None else [*lines, f"{self.config.glove}: {self.vectors.coverage}"]
 
     def plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
@@ -286,27 +299,31 @@ class TaggingTask:
         # All splits at once share their padded lengths, and so their compilations.
         everything = [sentence for sentences in self.data.splits.values() for sentence in sentences]
         split = Split.make(everything, self.encoder, self.config.buckets)
-        tags, losses, found = make_predictor(self.config, self.model, posteriors=True)(params, split)
-        assert found is not None  # as posteriors were asked for
+        predict_split = make_predictor(self.config, self.model, posteriors=True)
+        validation = Split.make(self.data.validation, self.encoder, self.config.buckets)
+
+        def loss(degree: float) -> float:
+            return temperature.log_loss(*judged(self.data.validation, predict_split(params, validation, degree).entities))
+
+        degree = temperature.fit(loss)
+        temperature.write(run, epoch, degree)
+        raw = predict_split(params, split)
+        tags, losses, found = predict_split(params, split, degree)
         splits: dict[str, Any] = {}
         first = 0
         for name, sentences in self.data.splits.items():
             part = slice(first, first + len(sentences))
             first = part.stop
-            probabilities, correct = [], []
-            for sentence, of_sentence in zip(sentences, found[part], strict=True):
-                gold = set(entities(sentence.tags))
-                probabilities += [posterior for *_, posterior in of_sentence]
-                correct += [tuple(entity) in gold for *entity, _ in of_sentence]
             splits[name] = {
                 "examples": len(sentences),
                 "loss": mean_loss(self.config, sentences, losses[part]),
                 **tagging_metrics([sentence.tags for sentence in sentences], tags[part]),
-                "calibration": calibration(probabilities, correct),
+                "calibration": calibration(*judged(sentences, found[part])),
+                "calibration_before": calibration(*judged(sentences, raw.entities[part])),
             }
         self._write_predictions(run, tags[first - len(self.data.test) :])
         mode = "seqeval's default: entities as conlleval reads them, exact span and type"
-        return {"mode": mode, "splits": splits, **self._chain(params)}
+        return {"mode": mode, "temperature": degree, "splits": splits, **self._chain(params)}
 
     def _write_predictions(self, run: RunDirectory, tags: Sequence[Sequence[str]]) -> None:
         """Of the test sentences: what columns of CoNLL show, and what comparisons of taggers need."""
@@ -330,9 +347,16 @@ class TaggingTask:
         return {"chain": {"tag_names": list(self.encoder.tags.names), **scores}}
 
     def draw_evaluation(self, evaluated: Mapping[str, Any], run: RunDirectory, title: str) -> list[Path]:
+        test = evaluated["splits"]["test"]
         pictures = [
             plotting.draw_entity_types(evaluated["splits"], run.file(ENTITY_TYPES), title),
-            plotting.draw_calibration({title: evaluated["splits"]["test"]["calibration"]}, run.file(CALIBRATION)),
+            plotting.draw_calibration(
+                {
+                    f"{title}, temperature {degree:.2f}": test[key]
+                    for key, degree in (("calibration", evaluated["temperature"]), ("calibration_before", 1.0))
+                },
+                run.file(CALIBRATION),
+            ),
         ]
         if "chain" in evaluated:
             pictures.append(plotting.draw_transitions(evaluated["chain"], run.file(TRANSITIONS), title))
@@ -341,6 +365,16 @@ class TaggingTask:
     @staticmethod
     def draw_comparison(histories: Mapping[str, plotting.History], directory: Path, title: str) -> list[Path]:
         return [plotting.draw_comparison(histories, TaggingTask.curves, directory / CURVES, title)]
+
+
+def judged(sentences: Sequence[Sentence], found: Sequence[Sequence[tuple[str, int, int, float]]]) -> tuple[Any, Any]:
+    """Of the entities that were found their posteriors, and whether each is right."""
+    probabilities, correct = [], []
+    for sentence, of_sentence in zip(sentences, found, strict=True):
+        gold = set(entities(sentence.tags))
+        probabilities += [posterior for *_, posterior in of_sentence]
+        correct += [tuple(entity) in gold for *entity, _ in of_sentence]
+    return np.array(probabilities, np.float64), np.array(correct, bool)
 
 
 def mean_loss(config: TaggingConfig, sentences: Sequence[Sentence], losses: np.ndarray) -> float:

@@ -533,12 +533,12 @@ def test_repeated_sentences_leave_the_earlier_split(tmp_path):
 
 
 def test_sources_that_are_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere: expected 'sample', a .csv file or a directory"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere: expected 'sample', a file or a directory"):
         load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"nowhere.csv: expected 'sample'"):
         load(tmp_path / "nowhere.csv")
-    with pytest.raises(ValueError, match=r"train.txt: expected 'sample', a .csv file or a directory"):
-        load(write(tmp_path / "train.txt", "a O\n"))
+    with pytest.raises(ValueError, match=r"train.json: expected 'sample', a file \(.csv .*\) or a directory"):
+        load(write(tmp_path / "train.json", "a O\n"))
     root = write_directory(tmp_path / "set", ("train.txt", "dev.txt", "tests.txt"))
     with pytest.raises(
         FileNotFoundError, match=r"set: expected a file named test or testb, .*there are: dev.txt, tests.txt, train"
@@ -551,6 +551,49 @@ def test_sources_that_are_not_there(tmp_path):
     write(root / "valid.txt", "a O\n")
     with pytest.raises(ValueError, match=r"two: expected one file named dev or valid .*got 2: dev.txt, valid.txt"):
         load(root)
+
+
+def test_any_file_is_split_by_percents(tmp_path):
+    sentences = numbered(10)
+    order = [sentences[place] for place in np.random.default_rng(4).permutation(10)]
+    path = write(tmp_path / "all.conll", format_columns([*sentences, sentences[2]]))
+    data = load(path, seed=4, percents=(50, 20, 30))
+    assert data == TaggingData("all.conll", order[:5], order[5:7], order[7:], dropped=1)
+    with pytest.raises(ValueError, match=r"expected at least 20 distinct sentences to split, got 10"):
+        load(path, percents=(90, 5, 5))
+    for percents in ((50, 50), (60, 40, 0), (60, 20, 21)):
+        with pytest.raises(ValueError, match="three positive percents that add up to 100, got"):
+            load(path, percents=percents)
+
+
+def test_repeats_are_kept_where_that_is_wanted(tmp_path):
+    a, b = make_sentence("a one"), make_sentence("b/B-x two")
+    root = write_directory(tmp_path / "set", ("train", "dev", "test"), ([a, b, a], [a], [b]))
+    data = load(root, keep_repeats=True)
+    assert data == TaggingData("set", [a, b, a], [a], [b])
+    path = write(tmp_path / "all.conll", format_columns([a] * 5))
+    assert [len(split) for split in load(path, keep_repeats=True).splits.values()] == [3, 1, 1]
+
+
+def test_json_lines_are_split_by_text(tmp_path):
+    lines = [f'{{"text": "Ann{number} ran. She won.", "entities": [[0, 3, "per"]]}}' for number in range(10)]
+    path = write(tmp_path / "all.jsonl", "\n".join([*lines, lines[0]]))
+    data = load(path, seed=1)
+    order = np.random.default_rng(1).permutation(10)
+    assert [sentence.words[0] for sentence in data.train] == [f"Ann{number}" for number in order[:6]]
+    assert data.test[:2] == [Sentence((f"Ann{order[8]}", "ran", "."), ("B-per", "O", "O")), make_sentence("She won .")]
+    # The text that is there twice, and what training and validation say that test says, too.
+    assert data.dropped == 2 + 6 + 2 and len(data.notes) == 11
+    assert "all.jsonl:1: per 'Ann' cuts a token and is widened to 'Ann0'" in data.notes[0]
+    whole = load(path, seed=1, keep_repeats=True)
+    assert (whole.dropped, len(whole.train)) == (0, 2 * (11 - 2 * 2))
+
+
+def test_a_directory_of_json_lines(tmp_path):
+    for name in ("train", "dev", "test"):
+        write(tmp_path / f"{name}.jsonl", f'{{"text": "{name} Bob", "label": [[{len(name) + 1}, {len(name) + 4}, "per"]]}}')
+    data = load(tmp_path)
+    assert [split[0].tags for split in data.splits.values()] == [("O", "B-per")] * 3 and data.notes == ()
 
 
 def test_the_sample_by_its_name():

@@ -64,8 +64,30 @@ def test_nothing_is_no_sentence_and_a_sentence_of_nothing_is_one(predictor):
     assert predictor.tag([[]]) == [nothing]
     first, second, third = predictor.tag([[], ["Paris"], []])
     assert (first, second, third) == (nothing, predictor.tag(["Paris"])[0], nothing)
-    written = tagged.to_json_lines(tagged.shifted([first, second, third]), "\nParis\n").splitlines()
+    text, sentences = tagged.joined(["", "Paris", ""], [[first], [second], [third]])
+    written = tagged.to_json_lines(sentences, text).splitlines()
     assert [json.loads(line)["text"] for line in written] == ["", "Paris", ""]
+
+
+def test_many_texts_come_in_order_while_they_are_read(predictor, monkeypatch):
+    texts = [TEXT, "", "Paris", f"{TEXT} {TEXT}", " "] * 2
+
+    def tags(of_text):
+        return [(sentence.tokens, sentence.tags) for sentence in of_text]
+
+    expected = [tags(predictor.tag(text)) for text in texts]
+    assert [tags(of_text) for of_text in predictor.tag_many(texts)] == expected
+    assert list(predictor.tag_many([])) == []
+    monkeypatch.setattr(predict, "MANY_TOKENS", 20)
+    read = []
+    stream = predictor.tag_many(read.append(text) or text for text in texts)
+    assert tags(next(stream)) == expected[0] and len(read) < len(texts)
+    assert [tags(of_text) for of_text in stream] == expected[1:]
+    with pytest.raises(ValueError, match="text 12: expected a text, got int"):
+        list(predictor.tag_many([*texts, "Paris", 3]))
+    monkeypatch.setattr(predict, "LENGTHS", (16,))
+    with pytest.raises(ValueError, match="texts 2 to 3: expected sentences of at most 16 tokens"):
+        list(predictor.tag_many([f"{TEXT} {TEXT}", "Paris", "a " * 20]))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from seqeval.metrics import classification_report
 from tiny_training import interrupt
 
 from colnorm import crf, predict
-from colnorm.data import conll, sample, schemes
+from colnorm.data import conll, json_lines, sample, schemes
 from colnorm.run_directory import COUNTS, PREDICTIONS, RunDirectory
 from colnorm.tagger import build
 from colnorm.training import eval_step
@@ -131,7 +131,12 @@ def test_evaluation_keeps_predictions_calibration_and_the_chain(whole, data, pre
     evaluate.evaluate(evaluate.Command(whole), quiet=True)
     evaluated = json.loads((whole / "evaluation.json").read_text(encoding="utf-8"))
     test = conll.load(data).test
-    tagged = predictor.tag_tokens([sentence.words for sentence in test])
+    calibrated = predict.load(whole)  # as it is after an evaluation
+    assert calibrated.temperature == evaluated["temperature"] != 1
+    tagged = calibrated.tag_tokens([sentence.words for sentence in test])
+    assert [sentence.tags for sentence in tagged] == [
+        sentence.tags for sentence in predictor.tag_tokens([sentence.words for sentence in test])
+    ]
     blocks = (whole / PREDICTIONS).read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
     stored = [[tuple(line.split(" ")) for line in block.split("\n")] for block in blocks]
     assert stored == [list(zip(s.words, s.tags, t.tags, strict=True)) for s, t in zip(test, tagged, strict=True)]
@@ -152,6 +157,10 @@ def test_evaluation_keeps_predictions_calibration_and_the_chain(whole, data, pre
     assert sum(row["count"] * row["right"] for row in calibrated["bins"]) == pytest.approx(sum(right))
     assert sum(row["count"] * row["probability"] for row in calibrated["bins"]) == pytest.approx(sum(said), rel=1e-4)
     assert is_picture(whole / "calibration.png")
+    before, after = (evaluated["splits"]["validation"][key] for key in ("calibration_before", "calibration"))
+    assert before["bins"] != after["bins"] and sum(row["count"] for row in before["bins"]) == sum(
+        row["count"] for row in after["bins"]
+    )
 
     chain = evaluated["chain"]
     assert chain["tag_names"] == list(predictor.encoder.tags.names)
@@ -324,7 +333,7 @@ def test_resume_refuses_other_data(whole, data, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["crf", "--data", "some.csv"], "crf starts from GloVe vectors: name their file with --glove"),
-        (["random", "--data", "nowhere.csv"], "nowhere.csv: expected 'sample', a .csv file or a directory"),
+        (["random", "--data", "nowhere.csv"], "nowhere.csv: expected 'sample', a file or a directory"),
         (["glove", "--glove", "nothing.txt"], "nothing.txt"),
         (["random", "--vector-words", "9"], "--vector-words are words of the file that --glove names, and there is none"),
         (["random", "--batch-size", "3", "--devices", "2"], "a batch of 3 can't be split evenly over 2 devices"),
@@ -422,6 +431,35 @@ def test_tag_writes_text_conll_json_and_html(whole, predictor, tmp_path, capsys)
     assert "&lt;" in page
     assert "<b>" not in page
     assert not re.search(r"https?:|<script|<link|<img", page)
+
+
+def test_annotations_go_through_training_and_back(whole, predictor, tmp_path, capsys):
+    """A run on JSON lines learns; what tag writes of texts has their ranges, and is read as it was written."""
+    for name, sentences in conll.load("sample").splits.items():
+        lines = []
+        for words, tags in sentences[: SIZES.get(name, 12)]:
+            starts = [len(" ".join([*words[:place], ""])) for place in range(len(words))]
+            ends = [start + len(word) for start, word in zip(starts, words, strict=True)]
+            spans = [json_lines.Span(starts[first], ends[last - 1], kind) for kind, first, last in schemes.entities(tags)]
+            lines.append(json_lines.to_json_line(" ".join(words), spans))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert train(tmp_path, tmp_path / "run", "--epochs", "1") == 0
+    assert "validation loss" in capsys.readouterr().out
+
+    texts = [TEXT, "", f"{TEXT}\nIt rained."]
+    source = tmp_path / "texts.jsonl"
+    source.write_text("".join(json_lines.to_json_line(text, []) + "\n" for text in texts), encoding="utf-8")
+    output = tmp_path / "labelled.jsonl"
+    run_tag(capsys, whole, "--file", source, "--format", "spans", "--output", output)
+    written = json_lines.read_json_lines(output)
+    assert [annotated.text for annotated in written] == texts
+    entities = [[entity for sentence in predictor.tag(text) for entity in sentence.entities] for text in texts]
+    assert entities[0]
+    for annotated, expected in zip(written, entities, strict=True):
+        assert annotated.spans == tuple((entity.start, entity.end, entity.type) for entity in expected)
+    shown = run_tag(capsys, whole, "--file", source, "--format", "json")
+    for line in map(json.loads, shown.splitlines()):
+        assert "\n".join(texts)[line["start"] : line["end"]] == line["text"]
 
 
 def test_tag_reads_token_lines_from_standard_input(whole, predictor, capsys, monkeypatch):

@@ -1,4 +1,5 @@
-"""Sentences with tags: column files as CoNLL has them, the GMB table, and data sets of three splits that share nothing.
+"""Sentences with tags: column files as CoNLL has them, the GMB table, and data sets of three splits out of these or of JSON
+lines (:mod:`colnorm.data.json_lines`).
 
 Text is cut only where a file format says so: lines at "\\n" and "\\r\\n", columns at spaces and tabs. Python's own
 `splitlines`, `split` and `strip` also cut at U+0085, U+00A0, U+2028 and U+3000, which are (parts of) words in real data.
@@ -13,24 +14,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from colnorm.data import sample, schemes
+from colnorm.data import json_lines, sample, schemes
 from colnorm.data.schemes import Sentence
-from colnorm.data.split import shuffled_fifths
+from colnorm.data.split import shuffled_shares
 
 __all__ = ["Sentence", "TaggingData", "load", "read_columns", "read_gmb"]
 
 _SPLIT_NAMES = {"train": ("train",), "validation": ("dev", "valid", "validation", "testa"), "test": ("test", "testb")}
-_EXTENSIONS = (".txt", ".conll", ".conllu", ".iob", ".iob2", ".bio", ".tsv")
+_EXTENSIONS = (*json_lines.EXTENSIONS, ".txt", ".conll", ".conllu", ".iob", ".iob2", ".bio", ".tsv")
 _GMB_COLUMNS = ("Sentence #", "Word", "Tag")
 _DOCUMENT = "-DOCSTART-"
 
 
 @dataclass(frozen=True)
 class TaggingData:
-    """Tagged sentences in three splits. In what `load` returns, no split holds a sentence (equal words) of another.
+    """Tagged sentences in three splits. In what `load` returns, no split holds a sentence (equal words) of another, unless
+    repeats were to be kept.
 
-    `dropped` is the number of sentences that `load` left out for that.
+    `dropped` is the number of sentences that `load` left out for that; `notes` are what it changed to read the data.
     """
 
     name: str
@@ -38,6 +41,7 @@ class TaggingData:
     validation: list[Sentence]
     test: list[Sentence]
     dropped: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, list[Sentence]]:
@@ -55,22 +59,33 @@ class TaggingData:
         return ("O", *(f"{prefix}-{kind}" for kind in self.entity_types for prefix in "BI"))
 
 
-def load(source: str | os.PathLike[str], seed: int = 0, word_column: int = 0, tag_column: int = -1) -> TaggingData:
-    """The data set that `source` names; for the same `source` and `seed` the same splits.
+def load(
+    source: str | os.PathLike[str],
+    seed: int = 0,
+    word_column: int = 0,
+    tag_column: int = -1,
+    *,
+    keep_repeats: bool = False,
+    percents: Sequence[int] = (60, 20, 20),
+) -> TaggingData:
+    """The data set that `source` names; for the same arguments the same splits.
 
     - "sample": the sentences of `colnorm.data.sample` (a directory of that name is "./sample").
-    - a `.csv` file: `read_gmb`. Of sentences with equal words the first is kept. Of
-      `np.random.default_rng(seed).permutation` the last fifth is the test split, the fifth before it the validation
-      split, and the rest, in that order, the training split.
-    - a directory: `read_columns` with `word_column` and `tag_column` of its three files. The last part of a file's name,
-      parts being separated by ".", "-" or "_" and an extension (.txt .conll .conllu .iob .iob2 .bio .tsv) left off,
-      says which split it is: train; dev, valid, validation or testa; test or testb. "eng.testa" and "en-dev.txt" are
-      validation files. Training sentences that occur in validation or test, and validation sentences that occur in
-      test, are dropped, so that published test sets stay whole; sentences that repeat within a split stay.
+    - a file: a `.csv` (`read_gmb`), JSON lines (.jsonl .ndjson, `json_lines`), or columns (`read_columns` with `word_column`
+      and `tag_column`). Of sentences, or of texts in JSON lines, with equal words the first is kept. Of
+      `np.random.default_rng(seed).permutation` the last of `percents` is the test split, the one before it the validation
+      split, and the rest, in that order, the training split; 20 percent are a fifth, rounded down.
+    - a directory: one file for each split, JSON lines or columns. The last part of a file's name, parts being separated by
+      ".", "-" or "_" and an extension (.jsonl .ndjson .txt .conll .conllu .iob .iob2 .bio .tsv) left off, says which split
+      it is: train; dev, valid, validation or testa; test or testb. "eng.testa" and "en-dev.txt" are validation files.
+
+    Training sentences that occur in validation or test, and validation sentences that occur in test, are dropped, so that
+    published test sets stay whole; sentences that repeat within a split of a directory stay. `keep_repeats` drops nothing:
+    published comparisons don't.
 
     Raises FileNotFoundError where nothing is there or a split has no file, and ValueError for a split with several
-    files, a file of another kind, a `.csv` of fewer than five distinct sentences, a training or validation split of which
-    nothing is left, and what the readers raise.
+    files, a file of another kind, a file of too few distinct sentences for each split to have one, percents that are not three
+    positive ones of 100 in all, a training or validation split of which nothing is left, and what the readers raise.
 
     Example:
       >>> from colnorm.data import conll
@@ -80,14 +95,30 @@ def load(source: str | os.PathLike[str], seed: int = 0, word_column: int = 0, ta
     """
     if source == "sample":
         return TaggingData("sample", *sample.generate(seed))
+    if len(percents) != 3 or min(percents) < 1 or sum(percents) != 100:
+        raise ValueError(f"expected three positive percents that add up to 100, got {', '.join(map(str, percents))}")
     path = Path(source)
+    notes: list[str] = []
     if path.is_dir():
-        return _load_directory(path, word_column, tag_column)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: expected 'sample', a .csv file or a directory of column files, found nothing there")
-    if path.suffix.lower() != ".csv":
-        raise ValueError(f"{path}: expected 'sample', a .csv file or a directory of column files, got another kind of file")
-    return _load_csv(path, seed)
+        splits = _read_directory(path, word_column, tag_column, notes)
+        name, repeated = path.resolve().name, 0
+    elif not path.exists():
+        raise FileNotFoundError(f"{path}: expected 'sample', a file or a directory of tagged sentences, found nothing there")
+    else:
+        splits, repeated = _split_file(path, seed, word_column, tag_column, notes, keep_repeats, percents)
+        name = path.name
+    train, validation, test = splits
+    if keep_repeats:
+        return TaggingData(name, train, validation, test, notes=tuple(notes))
+    in_test = {sentence.words for sentence in test}
+    kept_validation = [sentence for sentence in validation if sentence.words not in in_test]
+    in_either = in_test.union(sentence.words for sentence in validation)
+    kept_train = [sentence for sentence in train if sentence.words not in in_either]
+    for what, kept in (("training", kept_train), ("validation", kept_validation)):
+        if not kept:
+            raise ValueError(f"{path}: expected {what} sentences that are not in the splits after it, got none")
+    dropped = repeated + len(train) + len(validation) - len(kept_train) - len(kept_validation)
+    return TaggingData(name, kept_train, kept_validation, test, dropped, tuple(notes))
 
 
 def read_columns(
@@ -300,19 +331,42 @@ def _first_token_line(path: Path, lines: Sequence[str], comment: str, tag_column
     raise ValueError(f"{path}: expected at least one sentence, got none")
 
 
-def _load_csv(path: Path, seed: int) -> TaggingData:
-    sentences = read_gmb(path)
-    first: dict[tuple[str, ...], Sentence] = {}
-    for sentence in sentences:
-        first.setdefault(sentence.words, sentence)
-    distinct = list(first.values())
-    if len(distinct) < 5:
-        raise ValueError(f"{path}: expected at least 5 distinct sentences to split, got {len(distinct)}")
-    train, validation, test = ([distinct[index] for index in part] for part in shuffled_fifths(len(distinct), seed))
-    return TaggingData(path.name, train, validation, test, len(sentences) - len(distinct))
+def _read_texts(path: Path, word_column: int, tag_column: int, notes: list[str]) -> list[list[Sentence]]:
+    """What stays together when a file is split: the sentences of a text, else each sentence."""
+    extension = path.suffix.lower()
+    if extension in json_lines.EXTENSIONS:
+        texts = []
+        for text in json_lines.read_json_lines(path):
+            aligned = json_lines.align([text])
+            texts.append(aligned.sentences)
+            notes += aligned.notes
+        return texts
+    if extension == ".csv":
+        return [[sentence] for sentence in read_gmb(path)]
+    return [[sentence] for sentence in read_columns(path, word_column, tag_column)]
 
 
-def _load_directory(root: Path, word_column: int, tag_column: int) -> TaggingData:
+def _split_file(
+    path: Path, seed: int, word_column: int, tag_column: int, notes: list[str], keep_repeats: bool, percents: Sequence[int]
+) -> tuple[list[list[Sentence]], int]:
+    """The three splits, and how many sentences were left out as repeated."""
+    if path.suffix.lower() not in (".csv", *_EXTENSIONS):
+        kinds = f"a file ({' '.join(('.csv', *_EXTENSIONS))}) or a directory of such"
+        raise ValueError(f"{path}: expected 'sample', {kinds}, got another kind of file")
+    texts = [text for text in _read_texts(path, word_column, tag_column, notes) if text]
+    first: dict[Any, list[Sentence]] = {}
+    for number, text in enumerate(texts):
+        first.setdefault(number if keep_repeats else tuple(sentence.words for sentence in text), text)
+    kept = list(first.values())
+    parts = shuffled_shares(len(kept), seed, percents)
+    if not all(len(part) for part in parts):
+        fewest = -(-100 // min(percents[1:]))
+        raise ValueError(f"{path}: expected at least {fewest} distinct sentences to split, got {len(kept)}")
+    splits = [[sentence for index in part for sentence in kept[index]] for part in parts]
+    return splits, sum(map(len, texts)) - sum(map(len, kept))
+
+
+def _read_directory(root: Path, word_column: int, tag_column: int, notes: list[str]) -> list[list[Sentence]]:
     files = sorted(path for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
     splits = []
     for names in _SPLIT_NAMES.values():
@@ -324,17 +378,9 @@ def _load_directory(root: Path, word_column: int, tag_column: int) -> TaggingDat
         if len(chosen) > 1:
             got = ", ".join(path.name for path in chosen)
             raise ValueError(f"{root}: expected one file named {' or '.join(names)}, got {len(chosen)}: {got}")
-        splits.append(read_columns(chosen[0], word_column, tag_column))
-    train, validation, test = splits
-    in_test = {sentence.words for sentence in test}
-    kept_validation = [sentence for sentence in validation if sentence.words not in in_test]
-    in_either = in_test.union(sentence.words for sentence in validation)
-    kept_train = [sentence for sentence in train if sentence.words not in in_either]
-    for name, kept in (("training", kept_train), ("validation", kept_validation)):
-        if not kept:
-            raise ValueError(f"{root}: expected {name} sentences that are not in the splits after it, got none")
-    dropped = len(train) + len(validation) - len(kept_train) - len(kept_validation)
-    return TaggingData(root.resolve().name, kept_train, kept_validation, test, dropped)
+        texts = _read_texts(chosen[0], word_column, tag_column, notes)
+        splits.append([sentence for text in texts for sentence in text])
+    return splits
 
 
 def _last_part(path: Path) -> str:
