@@ -1,4 +1,4 @@
-"""A trained tagger on text: what ``experiments.tag`` shows, for use from Python.
+"""A trained tagger on text: what ``colnorm tag`` shows, for use from Python.
 
 tagger = predict.load("runs/crf")
 for sentence in tagger.tag("Mr. Annan flew to Geneva on Monday. He stayed for two days."):
@@ -101,6 +101,7 @@ class Predictor:
 
     Attributes:
       encoder: the vocabularies.
+      fields: the arguments of :func:`colnorm.tagger.build`.
       model: the :class:`~colnorm.Tagger`.
       params: its parameters.
       temperature: by what scores are divided for posteriors, see :mod:`colnorm.temperature`; tags don't depend on it.
@@ -122,6 +123,7 @@ class Predictor:
 
     def __init__(self, encoder: Encoder, fields: Mapping[str, Any], params: Any, temperature: float = 1.0):
         self.encoder = encoder
+        self.fields = dict(fields)
         self.temperature = temperature
         self.model = build(fields)
         self.params = params
@@ -354,8 +356,13 @@ def load(run_directory: str | os.PathLike[str], checkpoint: str = "best") -> Pre
 
 def write_tagger(path: Path, fields: Mapping[str, Any], encoder: Encoder) -> None:
     """Stores what makes a tagger out of parameters in ``tagger.json`` of a run directory, and a digest of it."""
+    write_json(path / TAGGER, tagger_to_json(fields, encoder))
+
+
+def tagger_to_json(fields: Mapping[str, Any], encoder: Encoder) -> dict[str, Any]:
+    """What :func:`tagger_of_json` reads: the arguments of :func:`colnorm.tagger.build`, the encoder, and a digest of both."""
     stored = {"tagger": dict(fields), "encoder": encoder.to_json()}
-    write_json(path / TAGGER, {**stored, DIGEST: digest(stored)})
+    return {**stored, DIGEST: digest(stored)}
 
 
 def digest(stored: Any) -> str:
@@ -381,7 +388,7 @@ def read_tagger(path: Path) -> tuple[dict[str, Any], Encoder]:
     except OSError as error:
         raise ValueError(f"{file} can't be read: {error.strerror}") from None
     try:
-        return _tagger_of_json(json.loads(data.decode("utf-8"), parse_constant=_refuse_constant))
+        return tagger_of_json(json.loads(data.decode("utf-8"), parse_constant=_refuse_constant))
     except RecursionError:
         problem = "it is nested too deeply"
     except UnicodeDecodeError as error:
@@ -393,8 +400,12 @@ def read_tagger(path: Path) -> tuple[dict[str, Any], Encoder]:
     raise ValueError(f"{file} doesn't describe a tagger: {problem}; restore it from a copy, or train again")
 
 
-def _tagger_of_json(stored: Any) -> tuple[dict[str, Any], Encoder]:
-    """:func:`read_tagger` of the parsed file."""
+def tagger_of_json(stored: Any) -> tuple[dict[str, Any], Encoder]:
+    """:func:`read_tagger` of the parsed file.
+
+    Raises:
+      ValueError: it is not what :func:`tagger_to_json` made.
+    """
     if not isinstance(stored, dict) or stored.keys() - {DIGEST} != {"tagger", "encoder"}:
         got = ", ".join(map(reprlib.repr, stored)) if isinstance(stored, dict) else type(stored).__name__
         raise ValueError(f"expected the keys tagger, encoder and {DIGEST}, got {got or 'none'}")

@@ -15,11 +15,12 @@ from seqeval.metrics import classification_report
 from tiny_training import interrupt
 
 from colnorm import crf, predict
+from colnorm.cli import tag
 from colnorm.data import conll, json_lines, sample, schemes
 from colnorm.run_directory import COUNTS, PREDICTIONS, RunDirectory
 from colnorm.tagger import build
 from colnorm.training import eval_step
-from experiments import compare, evaluate, tag, tagging
+from experiments import compare, evaluate, tagging
 from experiments import train as train_command
 from experiments.configs import TaggingConfig
 
@@ -346,7 +347,7 @@ def test_what_cannot_be_trained_is_an_error_and_leaves_nothing(tmp_path, monkeyp
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("main", [evaluate.main, lambda arguments: tag.main([*arguments, "text"])])
+@pytest.mark.parametrize("main", [evaluate.main, lambda arguments: tag.main(["--model", *arguments, "text"])])
 def test_runs_that_are_none(tmp_path, capsys, main):
     assert main([str(tmp_path)]) == 1
     assert "is not a run directory" in capsys.readouterr().err
@@ -402,8 +403,8 @@ def test_a_trained_crf_never_writes_an_illegal_sequence(whole, data):
         assert schemes.to_bio(tagged.tags) == tagged.tags  # what is legal is not repaired
 
 
-def run_tag(capsys, *arguments):
-    assert tag.main([str(part) for part in arguments]) == 0
+def run_tag(capsys, model, *arguments):
+    assert tag.main(["--model", str(model), *map(str, arguments)]) == 0
     return capsys.readouterr().out
 
 
@@ -479,7 +480,7 @@ def test_tag_reads_token_lines_from_standard_input(whole, predictor, capsys, mon
 
 def test_tag_says_what_it_cannot_read(whole, tmp_path, capsys):
     (tmp_path / "text.txt").write_bytes(b"one\ntwo \xe9\n")
-    assert tag.main([str(whole), "--file", str(tmp_path / "text.txt")]) == 1
+    assert tag.main(["--model", str(whole), "--file", str(tmp_path / "text.txt")]) == 1
     assert "text.txt:2: expected utf-8, got the byte 0xe9" in capsys.readouterr().err
-    assert tag.main([str(whole), "text", "--file", "other.txt"]) == 1
+    assert tag.main(["--model", str(whole), "text", "--file", "other.txt"]) == 1
     assert "not both" in capsys.readouterr().err
