@@ -253,6 +253,21 @@ def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path,
     assert not (run / "transitions.png").exists()
 
 
+def test_a_tagger_of_segments_trains_evaluates_and_tags(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = ["random", "--head", "segments", "--longest", "4", "--hidden", "24", "--buckets", "1", "--epochs", "2"]
+    assert train_command.main([*arguments, *ADAM, *BATCHES, "--data", str(data), "--run", str(run)]) == 0
+    losses = [record["validation_loss"] for record in read_records(run)]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.8 * losses[0]
+    assert evaluate.main([str(run)]) == 0
+    evaluated = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert "chain" not in evaluated and evaluated["splits"]["test"]["calibration"]["bins"]
+    found = predict.load(run, "latest").tag([sentence.words for sentence in conll.load(data).test])
+    assert all(schemes.to_bio(sentence.tags) == sentence.tags for sentence in found)
+    posteriors = [entity.posterior for sentence in found for entity in sentence.entities]
+    assert posteriors and all(0 < posterior <= 1 for posterior in posteriors)
+
+
 def test_devices_share_the_batches(data, tmp_path):
     """Two devices take the same steps as one, dropout included, up to rounding."""
     losses = []
