@@ -7,7 +7,7 @@ import dataclasses
 import reprlib
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 
 from colnorm import crf
 from colnorm.characters import CharacterReader
+from colnorm.crf import segments
 from colnorm.data.stored import FLAG, Kind
 from colnorm.data.vocabulary import NUM_SHAPES, UNKNOWN
 from colnorm.recurrent import LSTM, Bidirectional, LayerNormLSTM
@@ -26,7 +27,7 @@ Array = jax.Array
 INPUTS = ("words", "lengths", "characters", "character_lengths", "shapes")
 """What a tagger may read of a batch."""
 
-HEADS = ("softmax", "crf")
+HEADS = ("softmax", "crf", "segments")
 LAYER_NORMS = (None, "gates", "output")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -38,9 +39,11 @@ def _is_list_of_tags(value: Any) -> bool:
 
 _RATE = Kind("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
 _SIZE = Kind("an integer of at least 0", lambda value: type(value) is int and value >= 0)
+_COUNT = Kind("a positive integer", lambda value: type(value) is int and value > 0)
 _KINDS = {
     "tag_names": Kind("distinct names", _is_list_of_tags),
-    "num_words": Kind("a positive integer", lambda value: type(value) is int and value > 0),
+    "num_words": _COUNT,
+    "longest": _COUNT,
     "constrained": FLAG,
     "dropout": _RATE,
     "word_dropout": _RATE,
@@ -49,6 +52,32 @@ _KINDS = {
     "dtype": Kind(" or ".join(DTYPES), lambda value: value in DTYPES),
 }
 """What the arguments may be as JSON holds them; those without an entry are sizes."""
+
+
+class SegmentHead(NamedTuple):
+    """What the head ``segments`` has instead of a chain over tags.
+
+    Attributes:
+      chain: over "O", each a segment of one token, and the types of entity, each entity a segment.
+      layout: of the tags.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from colnorm import Tagger
+      >>> model = Tagger(("O", "B-per", "I-per"), num_words=50, word_features=8, hidden=8, head="segments", longest=4)
+      >>> words, lengths = jnp.array([[2, 3, 4]]), jnp.array([3])
+      >>> emissions, head = model.apply(model.init(jax.random.key(0), words, lengths), words, lengths)
+      >>> emissions.shape, head.chain.durations.shape  # of tags, of durations and labels
+      ((1, 3, 3), (4, 2))
+    """
+
+    chain: segments.SegmentChain
+    layout: segments.TagLayout
+
+    def potentials(self, emissions: Array, lengths: Array) -> dict[str, Any]:
+        """What the functions of :mod:`colnorm.crf.segments` take, of the tags' emissions ``(B, T, K)``."""
+        of_labels, spans = segments.tag_scores(self.layout, emissions)
+        return {"chain": self.chain, "emissions": of_labels, "lengths": lengths, "spans": spans}
 
 
 class Tagger(nn.Module):
@@ -67,14 +96,17 @@ class Tagger(nn.Module):
       shape_features: size of the embedding of a word's shape (capitalisation); 0 leaves it out.
       layer_norm: None for plain LSTMs, else where the cells normalize (:class:`~colnorm.LayerNormLSTM`); it concerns the
         LSTM over words, the one over characters stays plain.
-      head: ``softmax``, each tag for itself, or ``crf``.
-      constrained: the CRF forbids moves that BIO doesn't allow, in training and in decoding.
+      head: ``softmax``, each tag for itself, ``crf``, or ``segments``: a semi-Markov CRF, which adds scores of an entity's
+        duration and of what entity came before to those of its tags.
+      constrained: the CRF forbids moves that BIO doesn't allow, in training and in decoding. Segments can't make them.
+      longest: the most tokens of an entity that the head ``segments`` finds. A longer one of the gold tags counts as several.
       dropout: rate at the input and the output of the LSTM; one mask for all steps of a sentence (Gal and Ghahramani, 2016,
         https://arxiv.org/abs/1512.05287).
       word_dropout: rate at which training replaces a word's embedding by that of the unknown word.
       dtype: of embeddings and LSTM, None for float32; emissions, chain and parameters are float32.
 
-    Collections: ``params`` word_embedding, character_embedding, character_lstm, shape_embedding, lstm, emission, crf.
+    Collections: ``params`` word_embedding, character_embedding, character_lstm, shape_embedding, lstm, emission, crf or
+    segments.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -97,8 +129,9 @@ class Tagger(nn.Module):
     character_hidden: int = 25
     shape_features: int = 0
     layer_norm: Literal["gates", "output"] | None = None
-    head: Literal["softmax", "crf"] = "crf"
+    head: Literal["softmax", "crf", "segments"] = "crf"
     constrained: bool = True
+    longest: int = 12
     dropout: float = 0.0
     word_dropout: float = 0.0
     dtype: Any = None
@@ -114,7 +147,7 @@ class Tagger(nn.Module):
         *,
         shapes: Array | None = None,
         positions: Array | None = None,
-    ) -> tuple[Array, crf.Chain | None]:
+    ) -> tuple[Array, crf.Chain | SegmentHead | None]:
         """Tags a padded batch; ids as :class:`~colnorm.data.encoding.Encoder` makes them.
 
         Args:
@@ -127,13 +160,13 @@ class Tagger(nn.Module):
           positions: ``(B,)`` places of the sentences in the whole batch, so that dropout is the same on any number of devices.
 
         Returns:
-          emissions ``(B, T, K)``, and the chain, None with a softmax head.
+          emissions ``(B, T, K)``, and the chain: a :class:`SegmentHead` with segments, None with a softmax head.
 
         Raises:
           ValueError: characters or shapes are missing, or given to a tagger that doesn't read them.
         """
         if self.head not in HEADS:
-            raise ValueError(f"head must be softmax or crf, got {self.head!r}")
+            raise ValueError(f"head must be {' or '.join(HEADS)}, got {self.head!r}")
         _check_given("characters", characters is not None and character_lengths is not None, self.num_characters > 0)
         _check_given("shapes", shapes is not None, self.shape_features > 0)
         positions = jnp.arange(words.shape[0]) if positions is None else positions
@@ -156,6 +189,11 @@ class Tagger(nn.Module):
         emissions = nn.Dense(len(self.tag_names), dtype=jnp.float32, name="emission")(x)  # (B, T, K)
         if self.head == "softmax":
             return emissions, None
+        if self.head == "segments":
+            labels = segments.TagLayout.label_names(self.tag_names)
+            durations = segments.SemiMarkovCRF(len(labels), self.longest, name="segments")()
+            durations = segments.limit(durations, labels, {name: 1 for name in labels if name == "O"})
+            return emissions, SegmentHead(durations, segments.TagLayout.of(self.tag_names))
         chain = crf.LinearChainCRF(len(self.tag_names), name="crf")()
         return emissions, crf.constrain(chain, self.tag_names) if self.constrained else chain
 
@@ -217,6 +255,10 @@ def parameter_shapes(model: Tagger) -> dict[str, tuple[int, ...]]:
     shapes |= {"emission/kernel": (2 * H, K), "emission/bias": (K,)}
     if model.head == "crf":
         shapes |= {"crf/transitions": (K, K), "crf/start": (K,), "crf/end": (K,)}
+    if model.head == "segments":
+        Y = len(segments.TagLayout.label_names(model.tag_names))
+        parts = {"transitions": (Y, Y), "start": (Y,), "end": (Y,), "durations": (model.longest, Y)}
+        shapes |= {f"segments/{name}": shape for name, shape in parts.items()}
     return shapes
 
 
@@ -236,15 +278,19 @@ def check_parameters(model: Tagger, params: Any) -> None:
         )
 
 
-def apply(model: Tagger, params: Any, batch: Mapping[str, Array], **options: Any) -> tuple[Array, crf.Chain | None]:
+def apply(
+    model: Tagger, params: Any, batch: Mapping[str, Array], **options: Any
+) -> tuple[Array, crf.Chain | SegmentHead | None]:
     """``model`` on those arrays of a batch that it reads, by their names; ``options`` are ``train`` and so on."""
     inputs: dict[str, Any] = {name: batch[name] for name in INPUTS if name in batch}
     result: Any = model.apply({"params": params}, **inputs, **options)
     return result
 
 
-def sentence_losses(emissions: Array, chain: crf.Chain | None, tags: Array, lengths: Array) -> Array:
+def sentence_losses(emissions: Array, chain: crf.Chain | SegmentHead | None, tags: Array, lengths: Array) -> Array:
     """``-log p(tags | words)`` of each sentence, ``(B,)``: under the CRF, or summed over tokens without one.
+
+    Under a CRF over segments an entity that is longer than they may be counts as several of the same type.
 
     Example:
       >>> import jax.numpy as jnp
@@ -255,13 +301,16 @@ def sentence_losses(emissions: Array, chain: crf.Chain | None, tags: Array, leng
       >>> [round(value, 3) for value in tagger.sentence_losses(emissions, None, tags, lengths).tolist()]
       [2.079, 0.693]
     """
+    if isinstance(chain, SegmentHead):
+        gold = segments.from_tags(chain.layout, tags, lengths, longest=chain.chain.durations.shape[0])
+        return -segments.log_likelihood(**chain.potentials(emissions, lengths), gold=gold)
     if chain is not None:
         return -crf.log_likelihood(chain, emissions, tags, lengths)
     picked = jnp.take_along_axis(jax.nn.log_softmax(emissions), tags[..., None], -1)[..., 0]  # (B, T)
     return -jnp.sum(jnp.where(jnp.arange(tags.shape[1])[None] < lengths[:, None], picked, 0), -1)
 
 
-def decode(emissions: Array, chain: crf.Chain | None, lengths: Array) -> Array:
+def decode(emissions: Array, chain: crf.Chain | SegmentHead | None, lengths: Array) -> Array:
     """The most probable tags ``(B, T)`` int32: of the sequence under the CRF, of each token without. 0 past the length.
 
     Example:
@@ -273,6 +322,9 @@ def decode(emissions: Array, chain: crf.Chain | None, lengths: Array) -> Array:
       >>> tagger.decode(emissions, crf.Chain.zeros(2), jnp.array([2])).tolist()
       [[1, 1]]
     """
+    if isinstance(chain, SegmentHead):
+        best, _ = segments.viterbi(**chain.potentials(emissions, lengths))
+        return segments.to_tags(chain.layout, best, lengths)
     if chain is not None:
         return crf.viterbi(chain, emissions, lengths)[0]
     inside = jnp.arange(emissions.shape[1])[None] < lengths[:, None]

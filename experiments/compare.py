@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from colnorm import process
 from colnorm.files import write_json, write_text
 from colnorm.metrics import headline
 from colnorm.run_directory import RunDirectory
 from colnorm.training import Monitor
-from experiments import console, process, published
+from experiments import console, published
 from experiments.presets import PRESETS
 from experiments.summary import upgraded
 from experiments.task import Task, task_of
@@ -106,7 +107,7 @@ def _row(name: str, kind: type[Task], config: Any, history: Any, best: int, eval
     )
 
 
-main = process.command_line(Command, compare, "compare", __doc__)
+main = process.command_line(Command, compare, "python -m experiments.compare", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

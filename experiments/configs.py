@@ -128,10 +128,12 @@ class TaggingConfig:
     """Features of the LSTM over words in each direction."""
     layer_norm: Literal["gates", "output"] | None = None
     """Normalize inside the cell: gates as Ba et al. (2016), output as the report."""
-    head: Literal["softmax", "crf"] = "softmax"
-    """Each tag for itself, or a linear-chain CRF."""
+    head: Literal["softmax", "crf", "segments"] = "softmax"
+    """Each tag for itself, a linear-chain CRF, or a semi-Markov CRF over entities."""
     constrained: bool = True
     """The CRF forbids moves that BIO doesn't allow."""
+    longest: Count = 12
+    """The most tokens of an entity with the head segments; longer ones of the data count as several."""
     dropout: Fraction = 0.0
     """At the input and the output of the LSTM over words."""
     word_dropout: Fraction = 0.0

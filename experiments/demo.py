@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from experiments import compare, console, evaluate, tag, train
+from colnorm.cli import tag
+from experiments import compare, console, evaluate, train
 from experiments.presets import PRESETS
 
 RUNS = Path("runs") / "demo"
@@ -30,7 +31,7 @@ def main() -> int:
     screen.print(f"run directories, each with curves.png and evaluation.json: {runs}", soft_wrap=True)
     screen.print(
         f"done in {time.perf_counter() - began:.0f} s; next: python -m experiments.train --help, "
-        f"python -m experiments.tag {tagger} 'Your text.'",
+        f"colnorm tag --model {tagger} 'Your text.'",
         soft_wrap=True,
     )
     return 0
@@ -65,8 +66,8 @@ def train_tagger() -> Path:
     )
     run = train.train(config, RUNS / "tagger", overwrite=True)
     evaluate.evaluate(evaluate.Command(run))
-    tag.run(tag.Command(run, (TEXT,)))
-    tag.run(tag.Command(run, (TEXT,), format="html", output=run / "tagged.html"))
+    tag.run(tag.Command((TEXT,), model=str(run)))
+    tag.run(tag.Command((TEXT,), model=str(run), format="html", output=run / "tagged.html"))
     return run
 
 

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from colnorm import process
 from colnorm.files import write_json
 from colnorm.run_directory import CONFIG, COUNTS, EVALUATION, PREDICTIONS, RunDirectory
 from colnorm.training import Monitor
-from experiments import console, process
+from experiments import console
 from experiments.configs import from_stored
 from experiments.task import task_of
 
@@ -74,7 +75,7 @@ def evaluate(command: Command, quiet: bool = False) -> dict[str, Any]:
     return evaluated
 
 
-main = process.command_line(Command, evaluate, "evaluate", __doc__)
+main = process.command_line(Command, evaluate, "python -m experiments.evaluate", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

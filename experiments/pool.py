@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from experiments.process import available_cores
+from colnorm.process import available_cores
 
 Say = Callable[[str], None]
 

@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments import process
+from colnorm import process
 from experiments.study import Scale
 
 RESULTS = Path("results") / "study"  # of the checkout
@@ -216,7 +216,7 @@ def run(command: Command) -> None:
             print(status(command.directory))
 
 
-main = process.command_line(Command, run, "queue", __doc__)
+main = process.command_line(Command, run, "python -m experiments.queue", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

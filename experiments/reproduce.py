@@ -24,8 +24,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from colnorm import process
 from colnorm.files import read_json, write_json
-from experiments import console, gather, page, process
+from experiments import console, gather, page
 from experiments.job import Job
 from experiments.pool import Pool, Slot, make_slots
 from experiments.presets import PRESETS
@@ -286,7 +287,7 @@ def find_data(command: Command, jobs: Sequence[Job]) -> dict[str, dict[str, str]
     return {job.row.name: {name: find(name, job.scale) for name in job.needs} for job in jobs}
 
 
-main = process.command_line(Command, reproduce, "reproduce", __doc__)
+main = process.command_line(Command, reproduce, "python -m experiments.reproduce", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -68,6 +68,7 @@ def tagger_fields(config: TaggingConfig, encoder: Encoder, word_features: int) -
                 "layer_norm",
                 "head",
                 "constrained",
+                "longest",
                 "dropout",
                 "word_dropout",
                 "dtype",
@@ -160,13 +161,15 @@ def make_predictor(config: TaggingConfig, model: Tagger, posteriors: bool = Fals
     names = np.array(model.tag_names)
 
     @jax.jit
-    def step(params: Any, data: Data, indices: jax.Array, degree: float) -> tuple[jax.Array, ...]:
+    def step(
+        params: Any, data: Data, indices: jax.Array, degree: float
+    ) -> tuple[jax.Array, jax.Array, predict.Posteriors | None]:
         batch = take_batch(data, indices)
         lengths = batch["lengths"]
         emissions, chain = apply(model, params, batch)
         losses = sentence_losses(emissions, chain, batch["tags"], lengths)
-        rest = predict.posteriors(emissions, chain, lengths, degree) if posteriors else ()
-        return decode(emissions, chain, lengths), losses, *rest
+        found = predict.posteriors(emissions, chain, lengths, degree) if posteriors else None
+        return decode(emissions, chain, lengths), losses, found
 
     def run(params: Any, split: Split, degree: float = 1.0) -> Predicted:
         params = jax.tree.map(jnp.asarray, params)
@@ -175,17 +178,16 @@ def make_predictor(config: TaggingConfig, model: Tagger, posteriors: bool = Fals
         for number, batches in evaluation_plan(split.buckets, config.batch_size):
             data = jax.tree.map(jnp.asarray, split.arrays[number])
             for indices in batches:
-                decoded, losses, *rest = jax.device_get(step(params, data, jnp.asarray(indices), degree))
+                decoded, losses, found = jax.device_get(step(params, data, jnp.asarray(indices), degree))
                 for row in np.flatnonzero(indices >= 0):
                     place = split.buckets[number].indices[indices[row]]
                     length = len(split.sentences[place].words)
                     tags = tuple(names[decoded[row, :length]].tolist())
                     result.tags[place], result.losses[place] = tags, losses[row]
                     if posteriors:
-                        single, pair = rest
-                        labels = predict.Labels.of_row(tags, single[row], None if pair is None else pair[row])
+                        labels = predict.Labels.of_row(tags, found, row)
                         result.entities[place] = [
-                            (*found, predict.entity_posterior(model.tag_names, labels, *found)) for found in entities(tags)
+                            (*entity, predict.entity_posterior(model.tag_names, labels, *entity)) for entity in entities(tags)
                         ]
         return result
 

@@ -17,11 +17,12 @@ from typing import Annotated, Any
 
 import tyro
 
+from colnorm import process
 from colnorm.files import write_json
 from colnorm.parallel import check_batch_size, make_engine
 from colnorm.run_directory import MACHINE, RunDirectory
 from colnorm.training import Monitor, check_finite, fit
-from experiments import console, process
+from experiments import console
 from experiments.configs import ImageConfig, TaggingConfig, parse
 from experiments.presets import PRESETS
 from experiments.task import TASKS

@@ -23,6 +23,7 @@ FIELDS = {
     "layer_norm": "output",
     "head": "crf",
     "constrained": True,
+    "longest": 3,
     "dropout": 0.5,
     "word_dropout": 0.1,
     "dtype": "float32",

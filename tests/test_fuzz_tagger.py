@@ -95,6 +95,10 @@ def test_files_of_older_versions_and_other_layouts_are_read(tmp_path):
     stored = {predict.DIGEST: predict.digest(original()), "encoder": original()["encoder"], "tagger": fields}
     write(tmp_path, json.dumps(stored, indent=7, ensure_ascii=False).encode())
     assert predict.read_tagger(tmp_path) == (fields, encoder)
+    older = original()
+    del older["tagger"]["longest"]
+    write(tmp_path, {**older, predict.DIGEST: predict.digest(older)})
+    assert predict.read_tagger(tmp_path) == ({**fields, "longest": 12}, encoder)
 
 
 def edit(*path, value):
@@ -139,7 +143,10 @@ EDITS = {
     "a tag that is none": (on_tags(lambda tags: [*tags[:4], 3]), "expected tag_names of a tagger to be distinct names"),
     "no tags": (on_tags(lambda tags: []), "expected tag_names of a tagger to be distinct names"),
     "another head": (edit("tagger", "head", value="softmax"), "crf/end: expected nothing, got (5,)"),
-    "an unknown head": (edit("tagger", "head", value="hmm"), "expected head of a tagger to be softmax or crf, got 'hmm'"),
+    "an unknown head": (
+        edit("tagger", "head", value="hmm"),
+        "expected head of a tagger to be softmax or crf or segments, got 'hmm'",
+    ),
     "unconstrained": (edit("tagger", "constrained", value=False), None),
     "constrained by a word": (edit("tagger", "constrained", value="no"), "expected constrained of a tagger to be true or"),
     "another dtype": (edit("tagger", "dtype", value="bfloat16"), None),

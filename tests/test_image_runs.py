@@ -436,7 +436,7 @@ def test_the_command_line_explains_itself(capsys, main, arguments, status, told)
 
 
 def test_devices_are_made_before_jax_starts():
-    program = "from experiments import process; process.prepare(3); import jax; print(jax.device_count())"
+    program = "from colnorm import process; process.prepare(3); import jax; print(jax.device_count())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout == "3\n"

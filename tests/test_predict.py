@@ -21,11 +21,11 @@ import pytest
 from tagger_cases import make_tagger
 
 from colnorm import predict
+from colnorm.cli import tag, tagged
 from colnorm.data import schemes
 from colnorm.run_directory import RunDirectory
 from colnorm.tagger import build
 from colnorm.training import TrainState
-from experiments import tag, tagged
 
 TEXT = "Mr. Obama flew to Paris on Monday. He met the president of Iran's navy there!"
 SOAK_SECONDS = os.environ.get("COLNORM_SOAK_SECONDS")
@@ -338,7 +338,7 @@ def test_a_tagger_of_other_shapes_than_its_checkpoint_is_refused(run, tmp_path, 
 def tag_main(predictor, tmp_path, monkeypatch):
     """The command, with a tagger that needs no run."""
     monkeypatch.setattr(predict, "load", lambda run, checkpoint: predictor)
-    return lambda *arguments: tag.main([str(tmp_path), *map(str, arguments)])
+    return lambda *arguments: tag.main(["--model", str(tmp_path), *map(str, arguments)])
 
 
 @pytest.mark.parametrize("form", ["color", "conll", "json", "html"])

@@ -9,12 +9,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import process
+from colnorm import process
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import json, os, resource, sys
-from experiments import process
+from colnorm import process
 process.prepare(*json.loads(sys.argv[1]))
 import jax, numpy as np
 devices = jax.device_count()

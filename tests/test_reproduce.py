@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from colnorm import process
 from colnorm.data import sample
 from colnorm.run_directory import RunDirectory
-from experiments import job, pool, process, reproduce, study
+from experiments import job, pool, reproduce, study
 from experiments.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from colnorm import crf
+from colnorm.crf import segments
 from colnorm.tagger import (
+    SegmentHead,
     Tagger,
     build,
     check_parameters,
@@ -183,6 +185,39 @@ def test_losses_are_negative_log_probabilities():
         assert best[b, :n].tolist() == list(paths[int(scores.argmax())])
 
 
+def test_the_head_of_segments_is_a_distribution_over_legal_tags():
+    """Of every sequence that BIO allows, by the losses of all of them: their sum, the best one, and entities' shares."""
+    from colnorm import predict
+    from colnorm.data.schemes import entities, to_bio
+
+    rng, n, longest = np.random.default_rng(4), 4, 3
+    names = [names for names in itertools.product(TAGS, repeat=n) if to_bio(names) == names]
+    paths = jnp.asarray([[TAGS.index(name) for name in path] for path in names], jnp.int32)
+    shapes = ((3, 3), (3,), (3,), (longest, 3))
+    chain = segments.SegmentChain(*(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes))
+    labels = segments.TagLayout.label_names(TAGS)
+    head = SegmentHead(segments.limit(chain, labels, {"O": 1}), segments.TagLayout.of(TAGS))
+    emissions = jnp.asarray(rng.standard_normal((1, n, len(TAGS))), jnp.float32)
+
+    @jax.jit
+    def compute(emissions):
+        many, lengths = jnp.repeat(emissions, len(paths), 0), jnp.full(len(paths), n)
+        one = emissions, head, lengths[:1]
+        return sentence_losses(many, head, paths, lengths), decode(*one), predict.posteriors(*one)
+
+    losses, best, found = jax.device_get(compute(emissions))
+    fits = np.array([all(end - first <= longest for _, first, end in entities(path)) for path in names])
+    p = np.exp(-losses.astype(np.float64))
+    np.testing.assert_allclose(p[fits].sum(), 1, rtol=1e-5)
+    # An entity of four tokens is one of three and one of one.
+    assert [names[int(np.argmin(abs(losses - losses[place]) + ~fits))][3] for place in np.flatnonzero(~fits)] == ["B-a", "B-b"]
+    assert best[0].tolist() == paths[int(np.argmax(p * fits))].tolist()
+    of_best = predict.Labels.of_row(names[int(np.argmax(p * fits))], found, 0)
+    for entity in [("a", 0, 1), ("b", 1, 4), ("a", 1, 3), ("b", 3, 4)]:
+        share = sum(p[place] for place in np.flatnonzero(fits) if entity in entities(names[place]))
+        np.testing.assert_allclose(predict.entity_posterior(TAGS, of_best, *entity), share, rtol=1e-4)
+
+
 def test_a_constrained_tagger_writes_legal_tags_only(everything, apply):
     """Whatever its parameters say: emissions that want nothing but I-a and I-b."""
     params = jax.tree.map(lambda leaf: leaf, everything[1]["params"])
@@ -231,6 +266,7 @@ SMALL = {"word_features": 4, "hidden": 6}
         {**EVERYTHING, "layer_norm": "output", "character_features": 3, "character_hidden": 2, "dtype": jnp.bfloat16},
         {**SMALL, "head": "softmax"},
         {**SMALL, "num_characters": 9},
+        {**SMALL, "head": "segments", "longest": 3},
         {**SMALL, "shape_features": 3, "layer_norm": "gates", "head": "softmax"},
     ],
 )
@@ -262,9 +298,10 @@ def test_parameters_of_another_tagger(everything):
         ({"tag_names": "OB"}, "expected tag_names of a tagger to be distinct names, got 'OB'"),
         ({"num_words": 0}, "expected num_words of a tagger to be a positive integer, got 0"),
         ({"hidden": 6.0}, r"expected hidden of a tagger to be an integer of at least 0, got 6\.0"),
+        ({"longest": 0}, "expected longest of a tagger to be a positive integer, got 0"),
         ({"hidden": True}, "expected hidden of a tagger to be an integer of at least 0, got True"),
         ({"layer_norm": "batch"}, "expected layer_norm of a tagger to be null, gates or output, got 'batch'"),
-        ({"head": ["crf"]}, r"expected head of a tagger to be softmax or crf, got \['crf'\]"),
+        ({"head": ["crf"]}, r"expected head of a tagger to be softmax or crf or segments, got \['crf'\]"),
         ({"constrained": 1}, "expected constrained of a tagger to be true or false, got 1"),
         ({"dropout": "0"}, "expected dropout of a tagger to be a number from 0 to 1, got '0'"),
         ({"dtype": "int32"}, "expected dtype of a tagger to be float32 or bfloat16 or float16 or float64, got 'int32'"),
@@ -283,7 +320,7 @@ def test_arguments_that_make_no_tagger(change, message):
 @pytest.mark.parametrize(
     ("fields", "missing", "message"),
     [
-        ({**EVERYTHING, "head": "hmm"}, (), "head must be softmax or crf, got 'hmm'"),
+        ({**EVERYTHING, "head": "hmm"}, (), "head must be softmax or crf or segments, got 'hmm'"),
         (EVERYTHING, ("characters",), "reads characters, but they were not given"),
         (EVERYTHING, ("shapes",), "reads shapes, but they were not given"),
         ({**EVERYTHING, "shape_features": 0}, (), "does not read shapes, but they were given"),

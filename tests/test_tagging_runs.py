@@ -15,11 +15,12 @@ from seqeval.metrics import classification_report
 from tiny_training import interrupt
 
 from colnorm import crf, predict
+from colnorm.cli import tag
 from colnorm.data import conll, json_lines, sample, schemes
 from colnorm.run_directory import COUNTS, PREDICTIONS, RunDirectory
 from colnorm.tagger import build
 from colnorm.training import eval_step
-from experiments import compare, evaluate, tag, tagging
+from experiments import compare, evaluate, tagging
 from experiments import train as train_command
 from experiments.configs import TaggingConfig
 
@@ -252,6 +253,21 @@ def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path,
     assert not (run / "transitions.png").exists()
 
 
+def test_a_tagger_of_segments_trains_evaluates_and_tags(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = ["random", "--head", "segments", "--longest", "4", "--hidden", "24", "--buckets", "1", "--epochs", "2"]
+    assert train_command.main([*arguments, *ADAM, *BATCHES, "--data", str(data), "--run", str(run)]) == 0
+    losses = [record["validation_loss"] for record in read_records(run)]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.8 * losses[0]
+    assert evaluate.main([str(run)]) == 0
+    evaluated = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert "chain" not in evaluated and evaluated["splits"]["test"]["calibration"]["bins"]
+    found = predict.load(run, "latest").tag([sentence.words for sentence in conll.load(data).test])
+    assert all(schemes.to_bio(sentence.tags) == sentence.tags for sentence in found)
+    posteriors = [entity.posterior for sentence in found for entity in sentence.entities]
+    assert posteriors and all(0 < posterior <= 1 for posterior in posteriors)
+
+
 def test_devices_share_the_batches(data, tmp_path):
     """Two devices take the same steps as one, dropout included, up to rounding."""
     losses = []
@@ -346,7 +362,7 @@ def test_what_cannot_be_trained_is_an_error_and_leaves_nothing(tmp_path, monkeyp
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("main", [evaluate.main, lambda arguments: tag.main([*arguments, "text"])])
+@pytest.mark.parametrize("main", [evaluate.main, lambda arguments: tag.main(["--model", *arguments, "text"])])
 def test_runs_that_are_none(tmp_path, capsys, main):
     assert main([str(tmp_path)]) == 1
     assert "is not a run directory" in capsys.readouterr().err
@@ -402,8 +418,8 @@ def test_a_trained_crf_never_writes_an_illegal_sequence(whole, data):
         assert schemes.to_bio(tagged.tags) == tagged.tags  # what is legal is not repaired
 
 
-def run_tag(capsys, *arguments):
-    assert tag.main([str(part) for part in arguments]) == 0
+def run_tag(capsys, model, *arguments):
+    assert tag.main(["--model", str(model), *map(str, arguments)]) == 0
     return capsys.readouterr().out
 
 
@@ -479,7 +495,7 @@ def test_tag_reads_token_lines_from_standard_input(whole, predictor, capsys, mon
 
 def test_tag_says_what_it_cannot_read(whole, tmp_path, capsys):
     (tmp_path / "text.txt").write_bytes(b"one\ntwo \xe9\n")
-    assert tag.main([str(whole), "--file", str(tmp_path / "text.txt")]) == 1
+    assert tag.main(["--model", str(whole), "--file", str(tmp_path / "text.txt")]) == 1
     assert "text.txt:2: expected utf-8, got the byte 0xe9" in capsys.readouterr().err
-    assert tag.main([str(whole), "text", "--file", "other.txt"]) == 1
+    assert tag.main(["--model", str(whole), "text", "--file", "other.txt"]) == 1
     assert "not both" in capsys.readouterr().err

@@ -26,8 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colnorm import crf
-from experiments import process
+from colnorm import crf, process
 from experiments.benchmarks import harness
 
 Shape = tuple[int, int, int]
@@ -265,7 +264,7 @@ def run(command: Command) -> None:
     harness.finish(measured, command.output)
 
 
-main = process.command_line(Command, run, "benchmarks.crf", __doc__)
+main = process.command_line(Command, run, "python -m experiments.benchmarks.crf", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from colnorm import crf
+from colnorm import crf, process
 from colnorm.files import write_json
-from experiments import console, process
+from experiments import console
 from experiments.benchmarks import harness
 
 
@@ -88,7 +88,7 @@ def run(command: Command) -> None:
         write_json(command.output, measured)
 
 
-main = process.command_line(Command, run, "benchmarks.crf_cost", __doc__)
+main = process.command_line(Command, run, "python -m experiments.benchmarks.crf_cost", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,8 +14,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from colnorm import process
 from colnorm.files import write_json
-from experiments import console, plotting, process
+from experiments import console, plotting
 from experiments.benchmarks import harness
 from experiments.benchmarks.crf import PEERS, STRUCT_LIMIT, Inputs, Shape, ours
 
@@ -87,7 +88,7 @@ def run(command: Command) -> None:
         print(f"picture: {plotting.draw_ratios(measured['cells'], 'pytorch-crf', command.plot)}")
 
 
-main = process.command_line(Command, run, "benchmarks.crf_grid", __doc__)
+main = process.command_line(Command, run, "python -m experiments.benchmarks.crf_grid", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

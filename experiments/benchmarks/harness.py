@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from colnorm import process
 from colnorm.files import write_json
-from experiments import console, process
+from experiments import console
 
 Call = Callable[[], Any]
 """One piece of work, finished when it returns: what JAX computes is waited for (``jax.block_until_ready``)."""

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import colnorm
-from experiments import process
+from colnorm import process
 from experiments.benchmarks import harness
 
 SIZES = ("128x32x32x16", "128x16x16x32", "128x8x8x64")
@@ -189,7 +189,7 @@ def _torch_side(kind: str, x: Any, cotangent: Any, params: Any, *, channels_last
     return run
 
 
-main = process.command_line(Command, run, "benchmarks.normalization", __doc__)
+main = process.command_line(Command, run, "python -m experiments.benchmarks.normalization", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

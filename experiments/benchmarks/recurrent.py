@@ -34,8 +34,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colnorm import LSTM, Bidirectional, LayerNormLSTM
-from experiments import plotting, process
+from colnorm import LSTM, Bidirectional, LayerNormLSTM, process
+from experiments import plotting
 from experiments.benchmarks import harness
 
 SIZES = ("32x64x100x100", "128x104x150x128", "128x104x150x256")
@@ -250,7 +250,7 @@ def draw(sweeps: dict[str, Any], path: Path) -> None:
     plotting.draw_sweep(swept, path, title)
 
 
-main = process.command_line(Command, run, "benchmarks.recurrent", __doc__)
+main = process.command_line(Command, run, "python -m experiments.benchmarks.recurrent", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

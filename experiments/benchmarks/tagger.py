@@ -21,10 +21,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from colnorm import process
 from colnorm.data.batching import epoch_plan
 from colnorm.files import write_json
 from colnorm.training import SingleDevice
-from experiments import console, process
+from experiments import console
 from experiments.benchmarks import harness
 from experiments.presets import PRESETS
 from experiments.tagging import Split, TaggingTask
@@ -178,7 +179,7 @@ def run(command: Command) -> None:
         write_json(command.output, measured)
 
 
-main = process.command_line(Command, run, "benchmarks.tagger", __doc__)
+main = process.command_line(Command, run, "python -m experiments.benchmarks.tagger", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -30,10 +30,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from colnorm import process
 from colnorm.data.images import ImageData, Split
 from colnorm.parallel import AXIS, Parallel
 from colnorm.training import SingleDevice, create_state
-from experiments import images, plotting, process
+from experiments import images, plotting
 from experiments.benchmarks import harness
 from experiments.presets import PRESETS
 
@@ -193,7 +194,7 @@ def draw(measured: dict[str, Any], path: Path) -> Path:
     return plotting.draw_lines(sizes, curves, path, measured["what"], "batch size", "ms an image")
 
 
-main = process.command_line(Command, run, "benchmarks.training", __doc__)
+main = process.command_line(Command, run, "python -m experiments.benchmarks.training", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

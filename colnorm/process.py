@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import flax
 import jax
 import optax
-import tyro
 
 from colnorm.files import StorageError
 from colnorm.run_directory import RunDirectory, is_run
@@ -150,18 +149,20 @@ def exit_status(action: Callable[[], Any], run_path: Path | None = None) -> int:
     return 0
 
 
-def command_line(kind: type[C], action: Callable[[C], Any], name: str, about: str | None) -> Callable[..., int]:
+def command_line(kind: type[C], action: Callable[[C], Any], prog: str, about: str | None) -> Callable[..., int]:
     """The ``main`` of a module: reads a command of this ``kind``, does it, returns the exit status.
 
     Args:
       kind: a dataclass, its fields the options.
       action: takes the command.
-      name: of the module below ``experiments``.
+      prog: how the command is called, for ``--help``.
       about: its docstring, for ``--help``.
     """
 
     def main(arguments: Sequence[str] | None = None) -> int:
-        command = tyro.cli(kind, prog=f"python -m experiments.{name}", args=arguments, description=about)
+        import tyro  # an eighth of a second
+
+        command = tyro.cli(kind, prog=prog, args=arguments, description=about)
         return exit_status(lambda: action(command))
 
     return main

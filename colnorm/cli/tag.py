@@ -1,9 +1,9 @@
-"""Tags text with a trained tagger: coloured text, CoNLL columns, JSON lines or an HTML page.
+"""Tags text: coloured text, CoNLL columns, JSON lines or an HTML page.
 
-python -m experiments.tag runs/ner_dataset-crf "Mr. Annan flew to Geneva on Monday."
-python -m experiments.tag runs/ner_dataset-crf --file news.txt --format html --output news.html
-python -m experiments.tag runs/ner_dataset-crf --file texts.jsonl --format spans --output labelled.jsonl
-cat tokens.conll | python -m experiments.tag runs/ner_dataset-crf --tokens --format conll
+colnorm tag "Mr. Annan flew to Geneva on Monday."
+colnorm tag --model runs/ner_dataset-crf --file news.txt --format html --output news.html
+colnorm tag --file texts.jsonl --format spans --output labelled.jsonl
+cat tokens.conll | colnorm tag --tokens --format conll
 """
 
 import dataclasses
@@ -14,17 +14,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from colnorm import predict
+from colnorm import model_file, predict, process
+from colnorm.cli import tagged
 from colnorm.data import json_lines
-from experiments import process, tagged
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
     """What to tag, and how to show it."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run directory of a tagger."""
     text: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Text, joined by spaces; without any, --file or standard input is read."""
     file: Path | None = None
@@ -36,8 +34,10 @@ class Command:
     a text, as annotation tools read it; html: a page of its own."""
     output: Path | None = None
     """Write here instead of to standard output."""
+    model: str = model_file.DEFAULT
+    """A packaged model by its name (colnorm models lists them), a .safetensors file, or a run directory."""
     checkpoint: str = "best"
-    """best (by validation micro F1), latest, or the number of an epoch that is still stored."""
+    """Of a run directory: best (by validation micro F1), latest, or the number of an epoch that is still stored."""
 
 
 def tag(command: Command) -> str:
@@ -47,7 +47,7 @@ def tag(command: Command) -> str:
     texts = _texts(command)
     process.prepare()
 
-    predictor = predict.load(command.run, command.checkpoint)
+    predictor = find(command.model, command.checkpoint)
     if command.tokens:
         words = [tokens for text in texts for tokens in predict.read_token_lines(text.split("\n"))]
         texts = [" ".join(tokens) for tokens in words]
@@ -66,10 +66,21 @@ def tag(command: Command) -> str:
         case "json":
             return tagged.to_json_lines(sentences, text)
         case "html":
-            return tagged.to_html(sentences, text, predictor.encoder.tags.names, command.run.name)
+            return tagged.to_html(sentences, text, predictor.encoder.tags.names, Path(command.model).name)
         case "color":
             coloured = command.output is None and sys.stdout.isatty()
             return tagged.to_colour(sentences, text, predictor.encoder.tags.names, coloured)
+
+
+def find(model: str, checkpoint: str = "best") -> predict.Predictor:
+    """The tagger of that name, of that file or of that run directory."""
+    if model in (packaged := model_file.packaged()):
+        return model_file.load(packaged[model])
+    if Path(model).suffix == model_file.SUFFIX:
+        return model_file.load(model)
+    if not Path(model).exists():
+        raise FileNotFoundError(f"{model}: expected a model of {', '.join(packaged) or 'none'}, a file or a run directory")
+    return predict.load(model, checkpoint)
 
 
 def _texts(command: Command) -> list[str]:
@@ -124,7 +135,4 @@ def _print(text: str) -> None:
     sys.stdout.write(text)
 
 
-main = process.command_line(Command, run, "tag", __doc__)
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = process.command_line(Command, run, "colnorm tag", __doc__)
