@@ -151,3 +151,13 @@ def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [page.removeprefix("docs/") for page in PAGES if page != README]
     assert [page for page in pages if f": {page}\n" not in navigation] == []
+
+
+def test_the_table_of_peers_names_what_is_there():
+    text = PAGES["docs/crf-peers.md"].read_text(encoding="utf-8")
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 6 and cells[-1].startswith("`test_"):
+            assert (ROOT / "tests" / cells[-1].strip("`")).exists(), cells[-1]
+            for name in re.findall(r"`([a-z_]+)`", cells[1]):
+                assert hasattr(crf, name) or name in ("allowed", "mask"), name
