@@ -140,13 +140,15 @@ class Predictor:
         self.model = build(fields)
         self.params = params
 
-        @jax.jit
         def infer(params: Any, inputs: Mapping[str, jax.Array]) -> tuple[jax.Array, Posteriors]:
             emissions, chain = apply(self.model, params, inputs)
             lengths = inputs["lengths"]
             return decode(emissions, chain, lengths), posteriors(emissions, chain, lengths, temperature)
 
-        self._infer = infer
+        self._infer = jax.jit(infer)
+        # One sentence is computed in milliseconds either way, and compiled in half of the time without optimizations.
+        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        self._infer_one = jax.jit(infer, compiler_options=quick)
 
     def tag(self, text_or_tokens: str | Sequence[str] | Sequence[Sequence[str]]) -> list[TaggedSentence]:
         """Tags raw text, which is split into sentences and tokens first, or what is split already.
@@ -242,7 +244,9 @@ class Predictor:
         for length, rows, places in plan([len(sentence) for sentence in sentences], len(names), batch_size):
             words = [[token.word for token in sentences[place]] for place in places]
             inputs = self.encoder.encode(words + [[]] * (rows - len(places)), length)
-            tags, found = jax.device_get(self._infer(self.params, jax.tree.map(jnp.asarray, inputs)))
+            tags, found = jax.device_get(
+                (self._infer_one if rows == 1 else self._infer)(self.params, jax.tree.map(jnp.asarray, inputs))
+            )
             if not all(np.isfinite(part).all() for part in jax.tree.leaves(found)):
                 raise ValueError("the tagger's posteriors are not finite: the numbers of its parameters are too large")
             for row, place in enumerate(places):

@@ -66,7 +66,7 @@ def crf() -> str:
     rows = speed("crf")
 
     def line(shape: str) -> list[str]:
-        loss, decode, posterior = (rows[f"{shape} {what}"] for what in ("loss + gradient", "decode", "posterior"))
+        loss, decode, posterior = (rows[f"{shape} {what}"] for what in ("loss + gradient", "decode", "functions"))
         relative = [
             f"{posterior[what]['median_ms'] / posterior['forward']['median_ms']:.1f}" for what in ("5 best", "marginals")
         ]
@@ -75,6 +75,25 @@ def crf() -> str:
 
     head = ["sequences, steps, tags", "loss + gradient", "pytorch-crf, times ours", "decoding", "pytorch-crf, times ours"]
     return table([*head, "5 best paths / forward pass", "marginals / forward pass"], map(line, CRF))
+
+
+def functions() -> str:
+    shapes = ("(32, 64, 17)", "(128, 104, 17)", "(32, 128, 64)")
+    rows = [speed("crf")[f"{shape} functions"] for shape in shapes]
+    lines = [
+        [what, *(f"{row[what]['ratio']:.2f}" for row in rows), f"{rows[1][what]['first_call_s']:.1f} s"] for what in rows[0]
+    ]
+    return table(["time / that of the forward pass", *(shape.strip("()") for shape in shapes), "first call"], lines)
+
+
+def ragged() -> str:
+    whole, rows = speed("recurrent"), speed("recurrent_ragged")
+    lines = []
+    for size in ("32x64x100x100", "128x104x150x128", "128x104x150x256"):
+        cells = [ms(measured[f"plain {size}"], side) for side in ("colnorm", "torch.nn.LSTM") for measured in (whole, rows)]
+        lines.append([size.replace("x", ", "), *cells])
+    head = ["sequences, steps, inputs, features", "colnorm", "ragged", "`torch.nn.LSTM`", "ragged, packed"]
+    return table(head, lines)
 
 
 def recurrent() -> str:
@@ -137,7 +156,7 @@ def taggers() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    each.__name__: each for each in (headline, study, crf, recurrent, normalization, steps, taggers)
+    each.__name__: each for each in (headline, study, crf, functions, recurrent, ragged, normalization, steps, taggers)
 }
 
 

@@ -238,7 +238,7 @@ def soak(predictor, longest, seconds=None, texts=0):
         done += 1
         if done % 10 == 0 and Path("/proc/self/statm").exists():
             memory.append(resident_mib())
-    return done, tokens, predictor._infer._cache_size(), memory
+    return done, tokens, predictor._infer._cache_size() + predictor._infer_one._cache_size(), memory
 
 
 def check_soak(fields, encoder, params, longest, programs, **how):

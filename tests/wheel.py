@@ -1,6 +1,10 @@
-"""Run where nothing but the wheel is installed: a layer, an LSTM and a CRF compute, and the study's packages aren't missed."""
+"""Run where nothing but the wheel is installed: layers, a CRF and the command work, and the study's packages aren't missed."""
 
 import importlib.util
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -10,8 +14,8 @@ import colnorm
 from colnorm import LSTM, BatchNorm, crf
 
 assert "site-packages" in Path(colnorm.__file__).parts, colnorm.__file__
-for absent in ("experiments", "matplotlib", "sklearn", "tyro", "rich"):
-    assert importlib.util.find_spec(absent) is None or absent == "rich", absent  # rich comes with flax
+for absent in ("experiments", "matplotlib", "sklearn", "pydantic"):
+    assert importlib.util.find_spec(absent) is None, absent
 x = jax.random.normal(jax.random.key(0), (8, 5, 4))
 y, updated = BatchNorm().init_with_output(jax.random.key(1), x, use_running_average=False)
 assert y.shape == x.shape and abs(float(y.mean())) < 1e-6 and updated["batch_stats"]["mean"].shape == (4,)
@@ -27,4 +31,10 @@ except ModuleNotFoundError as error:
     assert "colnorm[study]" in str(error), error
 else:
     raise AssertionError("the digits come with scikit-learn, which is not installed")
+command = [str(Path(sys.executable).with_name("colnorm")), "tag", "--format", "json", "Mr. Annan flew to Geneva."]
+began = time.perf_counter()
+done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+entities = {(entity["type"], entity["text"]) for entity in json.loads(done.stdout)["entities"]}
+assert ("geo", "Geneva") in entities, done.stdout
+print(f"colnorm tag answered in {time.perf_counter() - began:.1f} s: {entities}")
 print(f"colnorm {colnorm.__version__}: a layer, an LSTM and a CRF from the wheel alone")
