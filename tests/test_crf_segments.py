@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from crf_cases import KINDS
+from hypothesis import given
+from hypothesis import strategies as st
 from segment_cases import B, L, T, Y, as_arrays, every, gradients, named, random_problem, total, values
 
 from colnorm import crf
@@ -303,6 +305,56 @@ def test_single_and_vmapped_sequences_are_the_batch():
     actual = jax.jit(jax.vmap(one))(problem.emissions, problem.spans, *problem.gold, problem.lengths)
     for own, name in zip(actual, ("log_likelihood", "token_marginals"), strict=True):
         np.testing.assert_allclose(own, batch[name], rtol=1e-5, atol=1e-5)
+
+
+def test_devices_share_the_batch_under_shard_map():
+    """With the default checks; the gradients of the chain, which is whole on each, are summed."""
+    problem = random_problem("normal", 4)
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole, batch = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("batch")
+
+    def function(chain, emissions, spans, gold, lengths):
+        def loss(chain, emissions):
+            return -segments.log_likelihood(chain, emissions, gold, lengths, spans=spans).sum()
+
+        best, _ = segments.viterbi(chain, emissions, lengths, spans=spans)
+        return jax.grad(loss, (0, 1))(chain, emissions), best
+
+    specs = ((whole, batch), batch)
+    shared = jax.shard_map(function, mesh=mesh, in_specs=(whole, batch, batch, batch, batch), out_specs=specs)
+    actual, expected = jax.jit(shared)(*problem), jax.jit(function)(*problem)
+    jax.tree.map(lambda own, other: np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-5), actual, expected)
+
+
+def test_large_real_scores_stay_finite_in_float32():
+    """Scores of 1e4 round to 1e-3, so that probabilities are only near; no number is lost or NaN."""
+    for seed in range(4):
+        problem = random_problem("huge_real", seed)
+        found, slopes = jax.tree.map(np.asarray, (values(*problem), gradients(*problem, np.ones(B, np.float32))))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found, slopes)))
+        inside = np.arange(T) < problem.lengths[:, None]
+        np.testing.assert_allclose(found["token_marginals"].sum(-1), inside, atol=1e-5)
+        assert (found["log_likelihood"] <= 1e-2).all() and (found["entropy"] >= 0).all()
+        for b, paths in enumerate(every(problem)):
+            np.testing.assert_allclose(found["log_partition"][b], paths.log_partition, rtol=1e-6)
+            np.testing.assert_allclose(found["marginals"][b], paths.counts(paths.p)["spans"], atol=5e-3)
+
+
+@given(st.integers(0, 99), st.floats(-100, 100), st.integers(0, Y - 1))
+def test_a_constant_moves_the_partition_by_what_it_adds_to_every_segmentation(seed, constant, label):
+    """On all tokens; and on a label's durations, where it is taken from all that leads to the label: nothing changes."""
+    problem = random_problem("normal", seed)
+    expected = values(*problem)
+    found = values(*problem._replace(emissions=problem.emissions + np.float32(constant)))
+    moved = expected["log_partition"] + constant * problem.lengths
+    np.testing.assert_allclose(found["log_partition"], moved, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(found["marginals"], expected["marginals"], atol=1e-4)
+    at = np.where(np.arange(Y) == label, constant, 0).astype(np.float32)
+    durations, start, transitions = problem.chain.durations + at, problem.chain.start - at, problem.chain.transitions - at
+    chain = problem.chain._replace(durations=durations, start=start, transitions=transitions)
+    found = values(*problem._replace(chain=chain))
+    np.testing.assert_allclose(found["log_partition"], expected["log_partition"], rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(found["entropy"], expected["entropy"], atol=1e-3)
 
 
 def test_a_segment_that_is_too_long_is_impossible():

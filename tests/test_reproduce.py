@@ -30,7 +30,7 @@ def small(tmp_path_factory):
     for (name, size), sentences in zip({"train": 200, "valid": 30, "test": 30}.items(), sample.generate(), strict=True):
         blocks = ("".join(f"{w} {t}\n" for w, t in zip(*sentence, strict=True)) for sentence in sentences[:size])
         (directory / f"{name}.txt").write_text("\n".join(blocks), encoding="utf-8")
-    return {"images": {"batch_size": 64, "epochs": 1}, "tagging": {"data": str(directory), "hidden": 8, "epochs": 30}}
+    return {"images": {"batch_size": 64, "epochs": 2}, "tagging": {"data": str(directory), "hidden": 8, "epochs": 30}}
 
 
 @pytest.fixture(autouse=True)

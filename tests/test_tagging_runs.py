@@ -255,7 +255,7 @@ def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path,
 
 def test_a_tagger_of_segments_trains_evaluates_and_tags(data, tmp_path, capsys):
     run = tmp_path / "run"
-    arguments = ["random", "--head", "segments", "--longest", "4", "--hidden", "24", "--buckets", "1", "--epochs", "2"]
+    arguments = ["random", "--head", "segments", "--longest", "4", "--hidden", "24", "--buckets", "1", "--epochs", "5"]
     assert train_command.main([*arguments, *ADAM, *BATCHES, "--data", str(data), "--run", str(run)]) == 0
     losses = [record["validation_loss"] for record in read_records(run)]
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.8 * losses[0]

@@ -117,7 +117,13 @@ def prepare(
     emissions = emissions if gaps is None else gaps.close(emissions)
     dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in arrays.values()) else jnp.float32
     emissions = jnp.where(inside[:, None], jnp.transpose(emissions, (1, 2, 0)).astype(dtype), 0)
-    return Problem(Chain(*(arrays[f"chain.{part}"].astype(dtype) for part in chain._fields)), emissions, inside), gaps
+    parts = (as_data(arrays[f"chain.{part}"].astype(dtype), emissions) for part in chain._fields)
+    return Problem(Chain(*parts), emissions, inside), gaps
+
+
+def as_data(part: Array, data: Array) -> Array:
+    """A parameter, unchanged; inside of ``shard_map`` a device's own, as the data are, so that its gradient adds up."""
+    return part + jnp.sum(jnp.zeros_like(data))
 
 
 def check_positions(name: str, lengths: Array | None, mask: Array | None, shape: tuple[int, ...]) -> tuple[Array, Gaps | None]:

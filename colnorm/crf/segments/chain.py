@@ -1,6 +1,6 @@
 """The parameters over segments, the checks of every function's arguments, and the score of a given segmentation."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ def prepare(
         raise ValueError(f"{name}: expected chain.durations of shape (L, {Y}), L at least 1, got {durations.shape}")
     L = durations.shape[0]
     if spans is None:
-        placed = jnp.zeros((T, 1, Y, B), emissions.dtype)
+        placed = jnp.zeros_like(emissions)[:, None]
     else:
         placed = more["spans"]
         if placed.shape not in ((B, T, L, Y), (B, T, 1, Y)):
@@ -104,7 +104,8 @@ def prepare(
         left = jnp.sum(inside, 0, dtype=jnp.int32)[None] - jnp.arange(T, dtype=jnp.int32)[:, None]
         fits = jnp.arange(placed.shape[1], dtype=jnp.int32)[None, :, None] < left[:, None]
         placed = jnp.where(fits[:, :, None], placed, 0)
-    return Problem(SegmentChain(*parts, durations.astype(emissions.dtype)), emissions, placed, inside), gaps
+    durations = linear.as_data(durations.astype(emissions.dtype), emissions)
+    return Problem(SegmentChain(*parts, durations), emissions, placed, inside), gaps
 
 
 def check_segmentation(name: str, gold: Segmentation, emissions: Array, gaps: Gaps | None) -> Segmentation:
@@ -182,7 +183,5 @@ def path_terms(problem: Problem, path: Segmentation) -> tuple[Array, Array, Arra
 
 def _chosen_spans(spans: Array, place: Array, labels: Array) -> Array:
     """``(T, B)`` of ``(T, L or 1, Y, B)``."""
-    T, rows, _, B = spans.shape
-    times, sequences = jnp.arange(T)[:, None], jnp.arange(B)[None]
-    chosen: Any = spans[times, jnp.minimum(place, rows - 1), labels, sequences]
-    return chosen
+    of_labels = jnp.take_along_axis(spans, labels[:, None, None], 2)[:, :, 0]
+    return jnp.take_along_axis(of_labels, jnp.minimum(place, spans.shape[1] - 1)[:, None], 1)[:, 0]

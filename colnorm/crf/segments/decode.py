@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from colnorm.crf.chain import Gaps, in_order
-from colnorm.crf.reductions import NEG_INF, Array, best_move, finite_max
+from colnorm.crf.reductions import NEG_INF, Array, best_move, finite_max, safe_log
 from colnorm.crf.segments.chain import Problem, Segmentation, SegmentChain, path_score, prepare
-from colnorm.crf.segments.scan import backward_filter, next_inside
+from colnorm.crf.segments.scan import backward_filter, next_inside, nothing
 
 
 @jax.jit
@@ -92,7 +92,7 @@ def sample(
     of_labels, of_durations = (
         jax.random.gumbel(own, shape, problem.emissions.dtype) for own, shape in zip(jax.random.split(key), shapes, strict=True)
     )
-    path, _ = _follow(problem, filtered.first, filtered.after, filtered.excess, (of_labels, of_durations))
+    path, _ = _follow(problem, filtered.first, filtered.after, safe_log(filtered.shares), (of_labels, of_durations))
     return _in_order(path, gaps)
 
 
@@ -102,21 +102,18 @@ def _maxima(problem: Problem) -> tuple[Array, Array, Array]:
     As :class:`colnorm.crf.segments.scan.Filtered` has the sums, without the logs and the normalization.
     """
     chain, emissions, spans, mask = problem
-    L, Y = chain.durations.shape
-    end = jnp.broadcast_to(chain.end[:, None], (Y, mask.shape[1]))
 
     def step(carry: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         runs, after = carry
         emission, of_spans, inside, goes_on = inputs
-        rest = jnp.where(goes_on[None], best_move(after, chain.transitions.T), end)
+        rest = jnp.where(goes_on[None], best_move(after, chain.transitions.T), chain.end[:, None])
         runs = jnp.concatenate([rest[None], runs[:-1]])
         whole = runs + chain.durations[:, :, None] + of_spans
         best = jnp.max(whole, 0)
         change = emission - finite_max(jnp.maximum(best, jnp.max(runs, 0)) + emission, 0)
         return (jnp.where(inside[None, None], runs + change[None], NEG_INF), best + change), (after, whole)
 
-    carry = (jnp.full((L, *end.shape), NEG_INF, emissions.dtype), jnp.zeros_like(end))
-    (_, first), rest = jax.lax.scan(step, carry, (emissions, spans, mask, next_inside(mask)), reverse=True)
+    (_, first), rest = jax.lax.scan(step, nothing(problem), (emissions, spans, mask, next_inside(mask)), reverse=True)
     return first, *rest
 
 
@@ -150,8 +147,8 @@ def _follow(
         return (chain.transitions[label].T, label, jnp.maximum(left - 1, 0)), (label, jnp.where(begins, left, 0))
 
     here = jnp.concatenate([first[None], after[:-1]])
-    none = jnp.zeros(mask.shape[1], jnp.int32)
-    start = jnp.broadcast_to(chain.start[:, None], first.shape)
+    none = jnp.zeros_like(mask[0], jnp.int32)
+    start = chain.start[:, None] + jnp.zeros_like(first)
     _, (labels, durations) = jax.lax.scan(step, (start, none, none), (here, whole, mask, noise))
     possible = (jnp.max(first + start, 0) > NEG_INF) | ~mask[0]
     found = mask & possible[None]

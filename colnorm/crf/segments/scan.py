@@ -26,17 +26,17 @@ from colnorm.crf.segments.chain import Problem, SegmentChain
 
 
 class Filtered(NamedTuple):
-    """What the recursion leaves: the conditional distributions that the walk follows, as logs and what these are divided by.
+    """What the recursion leaves: the conditional distributions that the walk follows, each with the total to divide it by.
 
-    A segment that begins at t with label y has d tokens with probability ``exp(excess[t, d - 1, y]) / totals[t, y]``. One
-    with label i that ends at t is followed by label j with the exponential of :func:`log_moves`, over ``move_totals[t, i]``.
+    A segment that begins at t with label y has d tokens with probability ``shares[t, d - 1, y] / totals[t, y]``. One with label
+    i that ends at t is followed by label j with the exponential of :func:`log_moves`, over ``move_totals[t, i]``.
     """
 
     first: Array  # (Y, B): log of the sum over all segmentations that begin with a label, but for the shifts and the start
     after: Array  # (T, Y, B): the same of what begins at t + 1
     move_peaks: Array  # (T, Y, B), 0 where all are -inf, as below
     move_totals: Array  # (T, Y, B)
-    excess: Array  # (T, L, Y, B)
+    shares: Array  # (T, L, Y, B)
     totals: Array  # (T, Y, B)
     shifts: Array  # (T, B), 0 past the length
 
@@ -47,9 +47,7 @@ def backward_filter(problem: Problem) -> Filtered:
     The shifts stay outside of the recursion, so that rounding does not grow with the total.
     """
     chain, emissions, spans, mask = problem
-    L, Y = chain.durations.shape
-    B = mask.shape[1]
-    durations, end = chain.durations[:, :, None], jnp.broadcast_to(chain.end[:, None], (Y, B))
+    durations, end = chain.durations[:, :, None], chain.end[:, None]
 
     def step(carry: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
         runs, after = carry
@@ -61,16 +59,15 @@ def backward_filter(problem: Problem) -> Filtered:
         whole = runs + durations + of_spans
         best = jnp.max(jax.lax.stop_gradient(whole), 0)
         peaks = zero_where_dead(best)
-        excess = whole - peaks[None]
-        totals = jnp.sum(jnp.exp(excess), 0)
+        shares = jnp.exp(whole - peaks[None])
+        totals = jnp.sum(shares, 0)
         shift = finite_max(jnp.maximum(best, jnp.max(runs, 0)) + emission, 0)
         # Large numbers cancel before the log is added, which is small and keeps its digits.
         of_first = sum_less_shift(peaks, emission, shift) + safe_log(totals)
         runs = jnp.where(inside[None, None], sum_less_shift(emission[None], runs, shift[None]), NEG_INF)
-        return (runs, of_first), (after, move_peaks, move_totals, excess, totals, jnp.where(inside, shift[0], 0))
+        return (runs, of_first), (after, move_peaks, move_totals, shares, totals, jnp.where(inside, shift[0], 0))
 
-    carry = (jnp.full((L, Y, B), NEG_INF, emissions.dtype), jnp.zeros_like(end))
-    (_, first), rest = jax.lax.scan(step, carry, (emissions, spans, mask, next_inside(mask)), reverse=True)
+    (_, first), rest = jax.lax.scan(step, nothing(problem), (emissions, spans, mask, next_inside(mask)), reverse=True)
     return Filtered(first, *rest)
 
 
@@ -84,20 +81,20 @@ def walk(problem: Problem, filtered: Filtered, collect: Callable[..., Any]) -> t
 
     def step(carry: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[tuple[Array, Array], tuple[Array, Any]]:
         begins, left = carry
-        after, move_peaks, move_totals, excess, totals, goes_on = inputs
-        segments = jnp.exp(excess) * (begins / one_where_zero(totals))[None]
+        after, move_peaks, move_totals, shares, totals, goes_on = inputs
+        segments = shares * (begins / one_where_zero(totals))[None]
         # left[d - 1, y]: the token is in a segment that has d tokens from here on.
         left = jnp.concatenate([left[1:], jnp.zeros_like(left[:1])]) + segments
         log_next = log_moves(chain.transitions, after, move_peaks)
         weight = jnp.where(goes_on[None], left[0] / one_where_zero(move_totals), 0)
         pairs = jnp.exp(log_next) * weight[:, None]
-        log_segments = excess - jnp.log(one_where_zero(totals))[None]
+        log_segments = safe_log(shares) - jnp.log(one_where_zero(totals))[None]
         log_pairs = log_next - jnp.log(one_where_zero(move_totals))[:, None]
         found = collect(Step(begins, segments, left[0], pairs, log_segments, log_pairs))
         return (jnp.sum(pairs, 0), left), (jnp.sum(left, 0), found)
 
     begins = first_label(problem, filtered)
-    carry = (begins, jnp.zeros_like(filtered.excess[0]))
+    carry = (begins, jnp.zeros_like(filtered.shares[0]))
     _, (tokens, found) = jax.lax.scan(step, carry, (*filtered[1:-1], next_inside(mask)))
     return tokens, found
 
@@ -141,6 +138,13 @@ def expectations(problem: Problem, filtered: Filtered, weights: Array) -> tuple[
     start = jnp.sum(first_label(problem, filtered) * weights[None], 1)
     counts = SegmentChain(jnp.sum(moves, 0), start, end, jnp.sum(durations, 0))
     return counts, tokens * weights[None, None], spans
+
+
+def nothing(problem: Problem) -> tuple[Array, Array]:
+    """What is carried along at first: no messages ``(L, Y, B)``, and zeros ``(Y, B)`` that are not read."""
+    # Like the data, so that they vary over devices as it does.
+    zeros = jnp.zeros_like(problem.emissions[0])
+    return jnp.full_like(jnp.broadcast_to(zeros, (problem.chain.durations.shape[0], *zeros.shape)), NEG_INF), zeros
 
 
 def next_inside(mask: Array) -> Array:

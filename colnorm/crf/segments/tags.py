@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colnorm.crf.chain import check_positions, in_order
+from colnorm.crf.chain import as_data, check_positions, in_order
 from colnorm.crf.reductions import NEG_INF, Array
 from colnorm.crf.segments.chain import Segmentation, SegmentChain
 
@@ -47,7 +48,7 @@ class TagLayout(NamedTuple):
             raise ValueError(f"TagLayout: expected different tags, got {names}")
         begins, insides = ([names.index(pair[which]) for pair in pairs] for which in (0, 1))
         of_tags = [labels.index(_label(name)) for name in names]
-        return cls(*(jnp.array(part, jnp.int32) for part in (of_tags, begins, insides)))
+        return cls(*(np.array(part, np.int32) for part in (of_tags, begins, insides)))  # type: ignore[arg-type]
 
     @staticmethod
     def label_names(tag_names: Sequence[str]) -> tuple[str, ...]:
@@ -88,18 +89,18 @@ def from_tags(
     inside, gaps = check_positions("from_tags", lengths, mask, tags.shape)
     tags, inside = tags if gaps is None else gaps.close(tags), inside.T
     tags = jnp.clip(tags, 0, layout.labels.shape[0] - 1)
-    labels = jnp.where(inside, layout.labels[tags], 0)
+    labels = jnp.where(inside, as_data(jnp.asarray(layout.labels), tags)[tags], 0)
     times = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], tags.shape)
     changes = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    first = changes | (tags == layout.begins[labels])
+    first = changes | (tags == as_data(jnp.asarray(layout.begins), tags)[labels])
     if longest is not None:
         if not isinstance(longest, int) or longest < 1:
             raise ValueError(f"from_tags: expected an integer longest of at least 1, got {longest!r}")
-        first |= (times - _running_max(jnp.where(first, times, 0))) % longest == 0
-    # The next boundary after each token, as a maximum of times from the end.
-    boundary = jnp.where(first | ~inside, T - times, 0)
-    following = jnp.pad(jnp.flip(_running_max(jnp.flip(boundary, 1)), 1)[:, 1:], ((0, 0), (0, 1)))
-    durations = jnp.where(first & inside, T - following - times, 0)
+        first |= (times - jax.lax.cummax(jnp.where(first, times, 0), 1)) % longest == 0
+    # Where the next segment or the padding begins, from each token on; after it, for a segment's first token.
+    boundary = jax.lax.cummin(jnp.where(first | ~inside, times, T), 1, reverse=True)
+    following = jnp.pad(boundary[:, 1:], ((0, 0), (0, 1)), constant_values=T)
+    durations = jnp.where(first & inside, following - times, 0)
     return Segmentation(in_order(labels, gaps), in_order(durations, gaps))
 
 
@@ -127,7 +128,8 @@ def to_tags(layout: TagLayout, segmentation: Segmentation, lengths: Array | None
     labels = jnp.clip(labels, 0, layout.begins.shape[0] - 1)
     inside, gaps = check_positions("to_tags", lengths, mask, labels.shape)
     inside = inside.T if gaps is None else gaps.mask
-    return jnp.where(inside, jnp.where(durations > 0, layout.begins[labels], layout.insides[labels]), 0)
+    begins, insides = (as_data(jnp.asarray(part), labels) for part in (layout.begins, layout.insides))
+    return jnp.where(inside, jnp.where(durations > 0, begins[labels], insides[labels]), 0)
 
 
 def tag_scores(layout: TagLayout, emissions: Array) -> tuple[Array, Array]:
@@ -256,12 +258,3 @@ def _integers(name: str, what: str, values: Any) -> Array:
     if values.ndim != 2 or not jnp.issubdtype(values.dtype, jnp.integer):
         raise ValueError(f"{name}: expected integer {what} of shape (B, T), got {values.dtype} of shape {values.shape}")
     return values.astype(jnp.int32)
-
-
-def _running_max(x: Array) -> Array:
-    """Along the rows of ``(B, T)``, in log2 T shifted maxima."""
-    step = 1
-    while step < x.shape[1]:
-        x = jnp.maximum(x, jnp.pad(x[:, :-step], ((0, 0), (step, 0))))
-        step *= 2
-    return x
