@@ -146,9 +146,12 @@ class Predictor:
             return decode(emissions, chain, lengths), posteriors(emissions, chain, lengths, temperature)
 
         self._infer = jax.jit(infer)
-        # One sentence is computed in milliseconds either way, and compiled in half of the time without optimizations.
-        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        self._infer_one = jax.jit(infer, compiler_options=quick)
+        # One sentence is computed in milliseconds either way. Without optimizations it is compiled in half of the time, and by
+        # the older emitter, which later releases have not, in a quarter.
+        quick: dict[str, Any] = {"xla_backend_optimization_level": 0}
+        if jax.__version_info__ < (0, 11):
+            quick["xla_cpu_use_fusion_emitters"] = False
+        self._infer_one = jax.jit(infer, compiler_options=quick if jax.default_backend() == "cpu" else None)
 
     def tag(self, text_or_tokens: str | Sequence[str] | Sequence[Sequence[str]]) -> list[TaggedSentence]:
         """Tags raw text, which is split into sentences and tokens first, or what is split already.

@@ -61,6 +61,7 @@ def prepare(devices: int | None = 1, batch_size: int | None = None, *, keep_memo
     os.environ["XLA_FLAGS"] = " ".join([flags, *(f"--{name}={value}" for name, value in added.items() if name not in flags)])
     if cache and jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_directory()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # of a second, JAX's own least, a text takes two
     if keep_memory:
         keep_freed_memory()
 
