@@ -298,7 +298,8 @@ def draw_ratios(cells: Mapping[str, Mapping[str, Mapping[str, float]]], peer: st
                 ratios[lengths.index(T), tags.index(K)] = times[work][peer] / times[work]["colnorm"]
         axis.imshow(np.log10(ratios), cmap="RdYlGn", vmin=-1.5, vmax=1.5, origin="lower")
         for i, j in np.argwhere(np.isfinite(ratios)):
-            axis.text(j, i, f"{ratios[i, j]:.2g}", ha="center", va="center", fontsize=8)
+            shown = f"{ratios[i, j]:.0f}" if ratios[i, j] >= 10 else f"{ratios[i, j]:.1f}"
+            axis.text(j, i, shown, ha="center", va="center", color="white" if ratios[i, j] > 18 else "black", fontsize=8)
         axis.set_xticks(range(len(tags)), [str(count) for count in tags])
         axis.set_yticks(range(len(lengths)), [str(length) for length in lengths])
         axis.set_title(f"{work}, {batch} sequence{'s' if batch > 1 else ''}", fontsize=9)

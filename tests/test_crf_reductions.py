@@ -70,3 +70,13 @@ def test_the_larger_number_is_shifted_first():
 def test_best_moves():
     alpha, transitions = np.array([[0, -INF], [1, -INF]], np.float32), np.array([[0, 5], [-INF, 3]], np.float32)
     np.testing.assert_array_equal(jax.jit(reductions.best_move)(alpha, transitions), [[0, -INF], [5, -INF]])
+
+
+@pytest.mark.parametrize("K", [64, 65, 96])
+def test_best_moves_of_many_tags_are_found_in_groups(K):
+    rng = np.random.default_rng(K)
+    alpha, transitions = rng.standard_normal((K, 3)), rng.standard_normal((K, K))
+    alpha[:, 2], transitions[:, 1] = -INF, -INF
+    alpha, transitions = alpha.astype(np.float32), transitions.astype(np.float32)
+    expected = (alpha[:, None] + transitions[:, :, None]).max(0)
+    np.testing.assert_array_equal(jax.jit(reductions.best_move)(alpha, transitions), expected)

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 Array = jax.Array
 NEG_INF = -jnp.inf
 
+UNROLLED = 32
+MOST_UNROLLED = 64
+
 
 def zero_where_dead(highest: Array) -> Array:
     """A maximum as a shift that can be subtracted: 0 where it is -inf."""
@@ -25,10 +28,25 @@ def finite_max(x: Array, axis: int | tuple[int, ...]) -> Array:
 def best_move(alpha: Array, transitions: Array) -> Array:
     """``max_i alpha[i, b] + transitions[i, j]`` as ``(K, B)``, unrolled over i.
 
-    XLA's CPU backend turns the unrolled form into one vectorized loop, about twice as fast as its reduction over an axis;
-    in groups, so that one maximum need not wait for the one before.
+    XLA's CPU backend turns the unrolled form into one vectorized loop, about twice as fast as its reduction over an axis. It
+    fuses so many terms and no more: at 256 tags a loop over groups of 32 takes a quarter of the time of one expression.
     """
     alpha, transitions = jax.lax.stop_gradient((alpha, transitions))
+    K, B = alpha.shape
+    if K <= MOST_UNROLLED:
+        return _unrolled_best_move(alpha, transitions)
+    padding = (0, -K % UNROLLED), (0, 0)
+    alphas = jnp.pad(alpha, padding, constant_values=NEG_INF).reshape(-1, UNROLLED, B)
+    moves = jnp.pad(transitions, padding).reshape(-1, UNROLLED, K)
+
+    def better(group: Array, best: Array) -> Array:
+        return jnp.maximum(best, _unrolled_best_move(alphas[group], moves[group]))
+
+    return jax.lax.fori_loop(1, len(alphas), better, _unrolled_best_move(alphas[0], moves[0]))
+
+
+def _unrolled_best_move(alpha: Array, transitions: Array) -> Array:
+    """In groups, so that one maximum need not wait for the one before."""
     moves = [alpha[i][None, :] + transitions[i][:, None] for i in range(alpha.shape[0])]
     return reduce(jnp.maximum, [reduce(jnp.maximum, moves[first : first + 8]) for first in range(0, len(moves), 8)])
 
