@@ -1,6 +1,9 @@
 """Conversion without PyTorch: there and back bit for bit, files, and what every error names."""
 
 import os
+import pickle
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -243,8 +246,6 @@ def test_pickles_are_refused_unread(name, tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    import pickle
-
     (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ValueError, match=r"expected a \.safetensors file, since a pickle can run code.*save_file") as caught:
         from_torch(LinearChainCRF(3), tmp_path / name)
@@ -278,3 +279,8 @@ def test_views_are_written_as_they_read(tmp_path):
     for name, read in read_safetensors(tmp_path / "model.safetensors").items():
         assert read.dtype == state[name].dtype
         np.testing.assert_array_equal(read, state[name])
+
+
+def test_neither_pytorch_nor_safetensors_is_imported_before_it_is_needed():
+    program = "import sys, colnorm.convert; assert not {'torch', 'safetensors'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", program], check=True)
