@@ -26,17 +26,23 @@ class StorageError(OSError):
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file at once: readers see the old text or the new, never a part.
+    """:func:`write_bytes` of UTF-8.
 
     What utf-8 has no bytes for, as half of a surrogate pair out of a file's name, is written as an escape.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces a file at once: readers see the old bytes or the new, never a part.
 
     Raises:
       StorageError: it could not be written; names the file, and the old one is as it was.
     """
     temporary = path.with_name(path.name + TEMPORARY)
     try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from colnorm.files import StorageError
+from colnorm.files import write_bytes
 from colnorm.predict import Predictor, tagger_of_json, tagger_to_json
 from colnorm.tagger import build, check_parameters
 from colnorm.temperature import HIGHEST, LOWEST
@@ -62,14 +62,7 @@ def save(path: str | os.PathLike[str], predictor: Predictor, about: Mapping[str,
         "about": json.dumps(about),
     }
     digest = _digest(arrays, header)
-    raw = to_bytes(arrays, {"format": FORMAT, "version": str(VERSION), **header, "sha256": digest})
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(raw)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"could not write {path}: {error.strerror}") from error
+    write_bytes(path, to_bytes(arrays, {"format": FORMAT, "version": str(VERSION), **header, "sha256": digest}))
     return path
 
 

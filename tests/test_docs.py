@@ -21,6 +21,7 @@ DOCUMENTED = [name for page in API for name in re.findall(r"^::: ([\w.]+)$", PAG
 
 # Modules of which every public class and function is on an API page, and what of them is not for users.
 WHOLE = {
+    "colnorm.convert": (),
     "colnorm.normalization": (),
     "colnorm.optimizers": (),
     "colnorm.metrics": (),
