@@ -83,14 +83,14 @@ def _packed(counts: list[list[int]] | None) -> str | None:
     """The counts, deflated: a tenth of their digits, which would be most of the file."""
     if counts is None:
         return None
-    return base64.b64encode(zlib.compress(np.array(counts, "<u2").tobytes(), 9)).decode()
+    return base64.urlsafe_b64encode(zlib.compress(np.array(counts, "<u2").tobytes(), 9)).decode()
 
 
 def _unpacked(stored: str | list[list[int]] | None) -> list[list[int]] | None:
     """Summaries of before there was packing hold the counts themselves."""
     if not isinstance(stored, str):
         return stored
-    counts: list[list[int]] = np.frombuffer(zlib.decompress(base64.b64decode(stored)), "<u2").reshape(-1, 3).tolist()
+    counts: list[list[int]] = np.frombuffer(zlib.decompress(base64.urlsafe_b64decode(stored)), "<u2").reshape(-1, 3).tolist()
     return counts
 
 

@@ -72,10 +72,10 @@ def test_best_moves():
     np.testing.assert_array_equal(jax.jit(reductions.best_move)(alpha, transitions), [[0, -INF], [5, -INF]])
 
 
-@pytest.mark.parametrize("K", [64, 65, 96])
-def test_best_moves_of_many_tags_are_found_in_groups(K):
-    rng = np.random.default_rng(K)
-    alpha, transitions = rng.standard_normal((K, 3)), rng.standard_normal((K, K))
+@pytest.mark.parametrize("tags", [64, 65, 96])
+def test_best_moves_of_many_tags_are_found_in_groups(tags):
+    rng = np.random.default_rng(tags)
+    alpha, transitions = rng.standard_normal((tags, 3)), rng.standard_normal((tags, tags))
     alpha[:, 2], transitions[:, 1] = -INF, -INF
     alpha, transitions = alpha.astype(np.float32), transitions.astype(np.float32)
     expected = (alpha[:, None] + transitions[:, :, None]).max(0)
