@@ -65,9 +65,12 @@ class CharacterReader(nn.Module):
             return jax.lax.switch(needed, branches, params, words, lengths)
 
         first, group, lengths = distinct_words(words, lengths)
-        rows = min(BLOCK if jax.default_backend() == "cpu" else -(-len(first) // 2), len(first))
-        blocks = -(-len(first) // rows)
-        first, lengths = (jnp.pad(values, (0, blocks * rows - len(first))).reshape(blocks, rows) for values in (first, lengths))
+        count = first.shape[0]
+        rows = BLOCK if jax.default_backend() == "cpu" else -(-count // 2)
+        if isinstance(count, int):  # jax.export may leave it open
+            rows = min(rows, count)
+        blocks = -(-count // rows)
+        first, lengths = (jnp.pad(values, (0, blocks * rows - count)).reshape(blocks, rows) for values in (first, lengths))
         states = jax.lax.map(lambda block: read_block(params, words[block[0]], block[1]), (first, lengths))
         return states.reshape(blocks * rows, -1)[group].reshape(batch, time, -1)
 
@@ -102,4 +105,4 @@ def distinct_words(characters: Array, lengths: Array) -> tuple[Array, Array, Arr
     number = jnp.cumsum(new.astype(jnp.int32)) - 1
     group = jnp.zeros_like(number).at[order].set(number)
     first = jnp.zeros_like(order).at[number].set(order)
-    return first, group, jnp.where(jnp.arange(len(rows)) <= number[-1], lengths[first], 0)
+    return first, group, jnp.where(jnp.arange(rows.shape[0]) <= number[-1], lengths[first], 0)

@@ -79,7 +79,7 @@ def log_partition(problem: Problem, passes: Passes) -> tuple[Array, Array]:
     factors = jnp.where(inner, jnp.sum(passes.alphas, 1), jnp.where(mask, passes.norms, 1))
     of_emissions = finite_max(emissions, 1)[:, 0]
     of_start, of_moves, of_end = (finite_max(part.ravel(), 0) for part in (chain.start, chain.transitions, chain.end))
-    of_arrival = jnp.broadcast_to(jnp.concatenate([of_start, jnp.full(len(mask) - 1, of_moves[0])])[:, None], mask.shape)
+    of_arrival = jnp.broadcast_to(jnp.concatenate([of_start, jnp.full(mask.shape[0] - 1, of_moves[0])])[:, None], mask.shape)
     shifts = of_emissions + of_arrival
     lost = sum_less_shift(of_emissions, of_arrival, shifts)  # in rounding the shift
     remainder = jnp.sum(jnp.where(mask, jnp.log(factors) + lost, 0), 0)
@@ -142,7 +142,7 @@ def _pairs(before: Array, after: Array) -> Array:
 def _sum_of_many(x: Array) -> Array:
     """The sum over the first axis in groups of 64: one after the other, rounding errors of one sign would add up."""
     groups = (64,) + (1,) * (x.ndim - 1)
-    padding = ((0, -len(x) % 64),) + ((0, 0),) * (x.ndim - 1)
+    padding = ((0, -x.shape[0] % 64),) + ((0, 0),) * (x.ndim - 1)
     return jnp.sum(jax.lax.reduce_window(x, np.zeros((), x.dtype), jax.lax.add, groups, groups, padding), 0)
 
 

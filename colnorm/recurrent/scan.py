@@ -202,7 +202,7 @@ def _gather(
         name = "cell" if kind == "gates" else "output"
         gradients[f"{name}_scale"] = jnp.sum(left.inner * saved.inner[0], (0, 1))
         gradients[f"{name}_bias"] = jnp.sum(left.inner, (0, 1))
-    before = jnp.concatenate([h[None], states])[: len(x)]  # h that each step read
+    before = jnp.concatenate([h[None], states])[: x.shape[0]]  # h that each step read
     gradients["input_kernel"] = _outer(x, projected)
     gradients["recurrent_kernel"] = _outer(before, recurrent)
     of_x = _product(projected.astype(x.dtype), weights["input_kernel"].T).astype(x.dtype)
