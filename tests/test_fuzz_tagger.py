@@ -95,7 +95,7 @@ def test_files_of_older_versions_and_other_layouts_are_read(tmp_path):
     stored = {predict.DIGEST: predict.digest(original()), "encoder": original()["encoder"], "tagger": fields}
     write(tmp_path, json.dumps(stored, indent=7, ensure_ascii=False).encode())
     assert predict.read_tagger(tmp_path) == (fields, encoder)
-    older = original()
+    older = copy.deepcopy(original())
     del older["tagger"]["longest"]
     write(tmp_path, {**older, predict.DIGEST: predict.digest(older)})
     assert predict.read_tagger(tmp_path) == ({**fields, "longest": 12}, encoder)

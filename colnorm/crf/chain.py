@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from colnorm.crf.reductions import NEG_INF, Array
+from colnorm.crf.sharding import over_batch
 
 
 class Chain(NamedTuple):
@@ -167,6 +168,7 @@ def _integers(name: str, what: str, values: Any, shape: tuple[int, ...]) -> Arra
 
 
 @jax.jit
+@over_batch
 def score(
     chain: Chain,
     emissions: Array,

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from colnorm.crf.chain import Chain, Problem, in_order, path_score, prepare
 from colnorm.crf.posterior import posterior
 from colnorm.crf.reductions import NEG_INF, Array, best_move, finite_max
+from colnorm.crf.sharding import over_batch
 
 
 @jax.jit
+@over_batch
 def viterbi(
     chain: Chain,
     emissions: Array,
@@ -89,6 +91,7 @@ def _argmax(scores: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames=("k",))
+@over_batch
 def k_best(
     chain: Chain,
     emissions: Array,
@@ -161,7 +164,8 @@ def _best_paths(problem: Problem, k: int) -> tuple[Array, Array]:
     lost, last = jax.lax.top_k(final, k)
     last = jnp.minimum(last, K - 1)
     (lost, _), (rest, origins) = jax.lax.scan(back, (lost, last), (bests[:-1], mask[1:]), reverse=True)
-    slots, tags = jax.lax.scan(ahead, jnp.broadcast_to(places, lost.shape), (rest, origins))
+    slots = places + jnp.zeros_like(last)  # a device's own, as the rest is, inside of shard_map
+    slots, tags = jax.lax.scan(ahead, slots, (rest, origins))
     tags = jnp.concatenate([tags, jnp.take_along_axis(last, slots, 1)[None]])
     # Of no words there is one path, with nothing to lose.
     lost = jnp.where(mask[0][:, None], lost, jnp.where(places == 0, jnp.zeros((), lost.dtype), NEG_INF))
@@ -169,6 +173,7 @@ def _best_paths(problem: Problem, k: int) -> tuple[Array, Array]:
 
 
 @jax.jit
+@over_batch
 def posterior_decode(
     chain: Chain,
     emissions: Array,

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from colnorm.crf.chain import Chain, prepare
 from colnorm.crf.reductions import NEG_INF, Array, log_softmax
 from colnorm.crf.scan import forward_filter, last_marginal, last_scores, log_conditional, walk_back
+from colnorm.crf.sharding import over_batch
 
 
 @jax.jit
+@over_batch
 def cross_entropy(
     p_chain: Chain,
     p_emissions: Array,
@@ -49,6 +51,7 @@ def cross_entropy(
 
 
 @jax.jit
+@over_batch
 def kl_divergence(
     p_chain: Chain,
     p_emissions: Array,

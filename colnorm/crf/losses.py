@@ -10,9 +10,11 @@ from colnorm.crf.decode import best_path
 from colnorm.crf.posterior import posterior
 from colnorm.crf.reductions import NEG_INF, Array, log_softmax, log_sum_exp
 from colnorm.crf.scan import forward_filter, last_scores, log_conditional
+from colnorm.crf.sharding import over_batch
 
 
 @jax.jit
+@over_batch
 def hinge_loss(
     chain: Chain,
     emissions: Array,
@@ -65,6 +67,7 @@ def hinge_loss(
 
 
 @jax.jit
+@over_batch
 def expected_cost(
     chain: Chain, emissions: Array, cost: Array, lengths: Array | None = None, *, mask: Array | None = None
 ) -> Array:
@@ -95,6 +98,7 @@ def expected_cost(
 
 
 @jax.jit
+@over_batch
 def marginal_log_likelihood(
     chain: Chain,
     emissions: Array,

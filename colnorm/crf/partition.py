@@ -16,11 +16,13 @@ from colnorm.crf import associative, scaled, scan
 from colnorm.crf.chain import Chain, Problem, check_tags, path_terms, prepare
 from colnorm.crf.reductions import NEG_INF, Array, log_sum_exp, sum_less_shift
 from colnorm.crf.scan import last_marginal, last_scores
+from colnorm.crf.sharding import over_batch
 
 METHODS = ("scan", "associative")
 
 
 @partial(jax.jit, static_argnames=("method",))
+@over_batch
 def log_partition(
     chain: Chain,
     emissions: Array,
@@ -64,6 +66,7 @@ def log_partition(
 
 
 @jax.jit
+@over_batch
 def log_likelihood(
     chain: Chain,
     emissions: Array,
@@ -107,6 +110,7 @@ def log_likelihood(
 
 
 @jax.jit
+@over_batch
 def partial_log_likelihood(
     chain: Chain, emissions: Array, allowed: Array, lengths: Array | None = None, *, mask: Array | None = None
 ) -> Array:

@@ -7,9 +7,11 @@ from colnorm.crf import scaled
 from colnorm.crf.chain import Chain, Problem, in_order, prepare
 from colnorm.crf.reductions import NEG_INF, Array, finite_max, log_softmax
 from colnorm.crf.scan import forward_filter, last_marginal, last_scores, walk_back
+from colnorm.crf.sharding import over_batch
 
 
 @jax.jit
+@over_batch
 def marginals(
     chain: Chain,
     emissions: Array,
@@ -54,6 +56,7 @@ _marginals = scaled.or_else(scaled.marginals, _exact_marginals)
 
 
 @jax.jit
+@over_batch
 def pairwise_marginals(
     chain: Chain,
     emissions: Array,
@@ -90,6 +93,7 @@ def pairwise_marginals(
 
 
 @jax.jit
+@over_batch
 def entropy(
     chain: Chain,
     emissions: Array,
@@ -131,6 +135,7 @@ def _surprise(probability: Array, log_conditional: Array) -> Array:
 
 
 @jax.jit
+@over_batch
 def sample(
     key: Array,
     chain: Chain,

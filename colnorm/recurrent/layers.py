@@ -201,11 +201,15 @@ def _read(
     mask = None if lengths is None else (jnp.arange(T, dtype=jnp.int32)[:, None] < lengths[None])[..., None]  # (T, B, 1)
     x = _zero_padding(jnp.swapaxes(x.astype(dtype), 0, 1), mask)  # (T, B, D)
 
+    # Zeros that are laid out over devices as x is: the carry of a scan begins as it goes on. And what makes a parameter, inside
+    # of shard_map, a device's own, so that its gradient adds up over them. XLA computes neither.
+    nothing = jnp.zeros_like(x)
+    zeros, own = jnp.sum(nothing, (0, 2))[:, None], jnp.sum(nothing)
     directions = []
     for index, (params, reverse) in enumerate(zip(all_params, reverses, strict=True)):
-        weights = _prepare(kind, {key: value.astype(_wide(dtype)) for key, value in params.items()})
+        weights = _prepare(kind, {key: value.astype(_wide(dtype)) + own.astype(_wide(dtype)) for key, value in params.items()})
         if initial_carries is None:
-            h, c = jnp.zeros((B, H), dtype), jnp.zeros((B, H), _wide(dtype))
+            h = c = jnp.broadcast_to(zeros, (B, H))
         else:
             h, c = _check_carry(name, initial_carries[index], (B, H))
         directions.append(Direction(_flip(x, reverse), weights, h.astype(dtype), c.astype(_wide(dtype))))

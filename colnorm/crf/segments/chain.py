@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from colnorm.crf import chain as linear
 from colnorm.crf.chain import Gaps
 from colnorm.crf.reductions import NEG_INF, Array
+from colnorm.crf.sharding import over_batch
 
 
 class SegmentChain(NamedTuple):
@@ -116,6 +117,7 @@ def check_segmentation(name: str, gold: Segmentation, emissions: Array, gaps: Ga
 
 
 @jax.jit
+@over_batch
 def score(
     chain: SegmentChain,
     emissions: Array,

@@ -9,9 +9,11 @@ from colnorm.crf.chain import Gaps, in_order
 from colnorm.crf.reductions import NEG_INF, Array, best_move, finite_max, safe_log
 from colnorm.crf.segments.chain import Problem, Segmentation, SegmentChain, path_score, prepare
 from colnorm.crf.segments.scan import backward_filter, next_inside, nothing
+from colnorm.crf.sharding import over_batch
 
 
 @jax.jit
+@over_batch
 def viterbi(
     chain: SegmentChain,
     emissions: Array,
@@ -52,6 +54,7 @@ def viterbi(
 
 
 @jax.jit
+@over_batch
 def sample(
     key: Array,
     chain: SegmentChain,

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from colnorm.crf.reductions import NEG_INF, Array, log_sum_exp, sum_less_shift
 from colnorm.crf.segments.chain import Problem, Segmentation, SegmentChain, check_segmentation, path_terms, prepare
 from colnorm.crf.segments.scan import Filtered, backward_filter, expectations, first_scores
+from colnorm.crf.sharding import over_batch
 
 
 @jax.jit
+@over_batch
 def log_partition(
     chain: SegmentChain,
     emissions: Array,
@@ -51,6 +53,7 @@ def log_partition(
 
 
 @jax.jit
+@over_batch
 def log_likelihood(
     chain: SegmentChain,
     emissions: Array,

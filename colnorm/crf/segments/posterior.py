@@ -7,9 +7,11 @@ from colnorm.crf.chain import in_order
 from colnorm.crf.reductions import NEG_INF, Array, log_softmax
 from colnorm.crf.segments.chain import SegmentChain, prepare
 from colnorm.crf.segments.scan import Step, backward_filter, first_label, first_scores, walk
+from colnorm.crf.sharding import over_batch
 
 
 @jax.jit
+@over_batch
 def marginals(
     chain: SegmentChain,
     emissions: Array,
@@ -45,6 +47,7 @@ def marginals(
 
 
 @jax.jit
+@over_batch
 def token_marginals(
     chain: SegmentChain,
     emissions: Array,
@@ -80,6 +83,7 @@ def token_marginals(
 
 
 @jax.jit
+@over_batch
 def entropy(
     chain: SegmentChain,
     emissions: Array,
