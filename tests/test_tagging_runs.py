@@ -22,7 +22,7 @@ from colnorm.tagger import build
 from colnorm.training import eval_step
 from experiments import compare, evaluate, tagging
 from experiments import train as train_command
-from experiments.configs import TaggingConfig
+from experiments.configs import TaggingConfig, from_stored
 
 SIZES = {"train": 150, "valid": 30, "test": 30}
 TINY = ["random", "--characters", "--shape-features", "3", "--head", "crf", "--hidden", "24", "--buckets", "1"]
@@ -304,7 +304,7 @@ def assert_same_run(run, other):
         return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
 
     assert lasting(read_records(run)) == lasting(read_records(other))
-    config = TaggingConfig(**{k: v for k, v in RunDirectory.open(run).config.items() if k != "task"})
+    config = from_stored(TaggingConfig, RunDirectory.open(run).config, str(run))
     fields, encoder = predict.read_tagger(run)
     template = tagging.make_state(config, build(fields), encoder, tagging.make_schedule(config, 1))
     for epoch in RunDirectory.open(run).epochs():
