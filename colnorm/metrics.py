@@ -105,7 +105,7 @@ def tagging_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[
     try:
         from seqeval.metrics import classification_report
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the metrics are seqeval's: pip install 'colnorm[study]'") from error
+        raise ModuleNotFoundError("the metrics are seqeval's: pip install 'colnorm[train]'") from error
 
     _check_same_sentences(gold, predicted)
     pairs = [pair for tags in zip(gold, predicted, strict=True) for pair in zip(*tags, strict=True)]

@@ -372,7 +372,7 @@ def load(run_directory: str | os.PathLike[str], checkpoint: str = "best") -> Pre
     """The tagger of a run directory.
 
     Args:
-      run_directory: as ``experiments.train`` writes it.
+      run_directory: as ``colnorm train`` writes it.
       checkpoint: ``best`` by validation micro F1, ``latest``, or the number of an epoch that is stored.
 
     Raises:

@@ -16,11 +16,13 @@ from colnorm import process
 from colnorm.files import write_json, write_text
 from colnorm.metrics import headline
 from colnorm.run_directory import RunDirectory
+from colnorm.tasks import console
+from colnorm.tasks.task import Task, task_of
 from colnorm.training import Monitor
-from experiments import console, published
+from experiments import published
 from experiments.presets import PRESETS
 from experiments.summary import upgraded
-from experiments.task import Task, task_of
+from experiments.task import TASKS
 
 SPLITS = ("train", "validation", "test")
 
@@ -41,7 +43,7 @@ class Command:
 def compare(command: Command) -> list[Path]:
     """Writes the pictures, the table as Markdown and all metrics as JSON; prints the table. Returns what it wrote."""
     runs = [RunDirectory.open(path) for path in command.runs]
-    kinds = {task_of(run) for run in runs}
+    kinds = {task_of(run, TASKS) for run in runs}
     if len(kinds) != 1:
         raise ValueError(f"expected runs of one task, got {' and '.join(sorted(kind.name for kind in kinds)) or 'none'}")
     (kind,) = kinds

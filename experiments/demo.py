@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 
 from colnorm.cli import tag
-from experiments import compare, console, evaluate, train
+from colnorm.tasks import console
+from colnorm.tasks.train import train
+from experiments import compare, evaluate
 from experiments.presets import PRESETS
+from experiments.task import TASKS
 
 RUNS = Path("runs") / "demo"
 VARIANTS = ("nn", "bn", "in", "bin", "ln", "gn")
@@ -45,7 +48,7 @@ def train_images() -> list[Path]:
         config = dataclasses.replace(
             PRESETS[f"modern_{variant}"].config, data="digits", n=1, epochs=6, warmup_epochs=1, batch_size=32, flip=False
         )
-        runs.append(train.train(config, RUNS / variant, overwrite=True))
+        runs.append(train(TASKS["images"], config, RUNS / variant, overwrite=True))
         evaluate.evaluate(evaluate.Command(runs[-1]), quiet=True)
     title = "ResNet-8 on 1,797 handwritten digits, the best validation epoch of each"
     compare.compare(compare.Command(tuple(runs), RUNS, title))
@@ -64,7 +67,7 @@ def train_tagger() -> Path:
         learning_rate=5e-3,
         average_decay=0.99,
     )
-    run = train.train(config, RUNS / "tagger", overwrite=True)
+    run = train(TASKS["tagging"], config, RUNS / "tagger", overwrite=True)
     evaluate.evaluate(evaluate.Command(run))
     tag.run(tag.Command((TEXT,), model=str(run)))
     tag.run(tag.Command((TEXT,), model=str(run), format="html", output=run / "tagged.html"))

@@ -45,7 +45,7 @@ def differences(results: Mapping[str, Any]) -> list[str]:
         ]
     texts.append(
         "Unstated there and ours: patience, LSTM and character sizes, dropout, what the loss is averaged over. "
-        "experiments/configs.py marks every such choice."
+        "experiments/presets.py marks every such choice."
     )
     if "tagging" in tasks:
         texts.append("But for the five of its CRF it doesn't say how many epochs its taggers were trained.")

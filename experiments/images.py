@@ -15,6 +15,7 @@ from colnorm.data.batching import padded_batches, shuffled_batches
 from colnorm.metrics import classification_metrics, confusion_matrix, headline
 from colnorm.parallel import make_engine
 from colnorm.run_directory import CONFUSION, CURVES, FEATURES, RunDirectory
+from colnorm.tasks import pictures
 from colnorm.training import Data, Engine, LossFn, Sums, TrainState, create_state
 from experiments import plotting
 from experiments.configs import ImageConfig
@@ -86,13 +87,13 @@ def split_arrays(split: images.Split) -> dict[str, np.ndarray]:
 
 
 class ImageTask:
-    """See :class:`experiments.task.Task`."""
+    """See :class:`colnorm.tasks.task.Task`."""
 
     name: ClassVar[str] = "images"
     config_type: ClassVar[type] = ImageConfig
     metric: ClassVar[str] = "validation_accuracy"
     columns: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
-    curves: ClassVar[plotting.Curves] = {
+    curves: ClassVar[pictures.Curves] = {
         name: {split: f"{split}_{name}" for split in ("train", "validation")} for name in ("loss", "accuracy")
     }
     data_path: ClassVar[str] = "data_dir"
@@ -145,10 +146,10 @@ class ImageTask:
         loss = float(sums["loss"] / max(float(sums["count"]), 1.0))
         return {f"{prefix}loss": loss, f"{prefix}accuracy": metrics["accuracy"], f"{prefix}macro_f1": metrics["macro_f1"]}
 
-    def draw(self, history: plotting.History, run: RunDirectory, best_epoch: int | None) -> list[Path]:
+    def draw(self, history: pictures.History, run: RunDirectory, best_epoch: int | None) -> list[Path]:
         title = run.path.name
         return [
-            plotting.draw_curves(history, self.curves, run.file(CURVES), title, best_epoch),
+            pictures.draw_curves(history, self.curves, run.file(CURVES), title, best_epoch),
             plotting.draw_quantiles({title: history}, PERCENTILES, run.file(FEATURES)),
         ]
 
@@ -173,9 +174,9 @@ class ImageTask:
         return [plotting.draw_confusions(confusions, evaluated["class_names"], run.file(CONFUSION), title)]
 
     @staticmethod
-    def draw_comparison(histories: Mapping[str, plotting.History], directory: Path, title: str) -> list[Path]:
+    def draw_comparison(histories: Mapping[str, pictures.History], directory: Path, title: str) -> list[Path]:
         return [
-            plotting.draw_comparison(histories, ImageTask.curves, directory / CURVES, title),
+            pictures.draw_comparison(histories, ImageTask.curves, directory / CURVES, title),
             plotting.draw_quantiles(histories, PERCENTILES, directory / FEATURES),
         ]
 

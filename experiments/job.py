@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from colnorm.run_directory import EVALUATION, METRICS, RunDirectory, is_run
+from colnorm.tasks.configs import TaggingConfig
 from experiments import summary
-from experiments.configs import ImageConfig, TaggingConfig
+from experiments.configs import ImageConfig
 from experiments.pool import Pool, Say, Slot, reason
 from experiments.presets import Preset
 from experiments.study import Scale, at_scale

@@ -18,7 +18,8 @@ from markdown_it import MarkdownIt
 
 from colnorm.data.glove import Coverage
 from colnorm.files import read_json, write_text
-from experiments import console, plotting, summary
+from colnorm.tasks import console, pictures
+from experiments import plotting, summary
 from experiments.differences import differences
 from experiments.images import PERCENTILES
 from experiments.task import TASKS
@@ -138,13 +139,13 @@ def draw(results: Mapping[str, Any], summaries: Summaries, folder: Path) -> dict
         return folder / f"{name.replace(' ', '-')}.svg"
 
     drawn: list[Path] = []
-    with plotting.reproducible():
+    with pictures.reproducible():
         for key, task, title in GROUPS:
             rows = {name: row for name, row in finished.items() if row["chapter"] == key}
             means = {label(row): mean_history(histories[name]) for name, row in rows.items()}
             if len(means) > 1 and max(map(len, means.values())) > 1:  # one epoch makes no curve
                 path = file(f"curves of {key}")
-                drawn.append(plotting.draw_comparison(means, TASKS[task].curves, path, f"{title}, means over seeds"))
+                drawn.append(pictures.draw_comparison(means, TASKS[task].curves, path, f"{title}, means over seeds"))
             if means and key == "report":
                 drawn.append(plotting.draw_quantiles(means, PERCENTILES, file("features")))
         for name, row in finished.items():
@@ -158,7 +159,7 @@ def draw(results: Mapping[str, Any], summaries: Summaries, folder: Path) -> dict
                     drawn.append(path)
         taggers = {name: row for name, row in finished.items() if row["task"] == "tagging"}
         if calibrations := {label(row): first[name]["splits"]["test"]["calibration"] for name, row in taggers.items()}:
-            drawn.append(plotting.draw_calibration(calibrations, file("calibration")))
+            drawn.append(pictures.draw_calibration(calibrations, file("calibration")))
         sizes, epoch = batch_sizes(finished, histories)
         if sizes:
             drawn.append(plotting.draw_batch_sizes(sizes, epoch, file("batch sizes")))
@@ -169,22 +170,22 @@ def _title(row: Mapping[str, Any]) -> str:
     return f"{row['name']}, seed {row['seeds'][0]['seed']}"
 
 
-def draw_curves(row: Mapping[str, Any], history: plotting.History, evaluated: Mapping[str, Any], path: Path) -> bool:
+def draw_curves(row: Mapping[str, Any], history: pictures.History, evaluated: Mapping[str, Any], path: Path) -> bool:
     """The curves of a row's first seed; like the two below, says whether there was something to draw."""
-    plotting.draw_curves(history, TASKS[row["task"]].curves, path, _title(row), row["seeds"][0]["best_epoch"])
+    pictures.draw_curves(history, TASKS[row["task"]].curves, path, _title(row), row["seeds"][0]["best_epoch"])
     return True
 
 
-def draw_confusion(row: Mapping[str, Any], history: plotting.History, evaluated: Mapping[str, Any], path: Path) -> bool:
+def draw_confusion(row: Mapping[str, Any], history: pictures.History, evaluated: Mapping[str, Any], path: Path) -> bool:
     test = evaluated["splits"]["test"]
     if "confusion" in test:
         plotting.draw_confusions({"test": np.array(test["confusion"])}, evaluated["class_names"], path, _title(row))
     return "confusion" in test
 
 
-def draw_transitions(row: Mapping[str, Any], history: plotting.History, evaluated: Mapping[str, Any], path: Path) -> bool:
+def draw_transitions(row: Mapping[str, Any], history: pictures.History, evaluated: Mapping[str, Any], path: Path) -> bool:
     if "chain" in evaluated:
-        plotting.draw_transitions(evaluated["chain"], path, _title(row))
+        pictures.draw_transitions(evaluated["chain"], path, _title(row))
     return "chain" in evaluated
 
 
@@ -201,7 +202,7 @@ def mean_history(histories: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[
 
 
 def batch_sizes(
-    finished: Mapping[str, Mapping[str, Any]], histories: Mapping[str, Sequence[plotting.History]]
+    finished: Mapping[str, Mapping[str, Any]], histories: Mapping[str, Sequence[pictures.History]]
 ) -> tuple[dict[str, dict[int, tuple[float, float]]], int]:
     """Normalization -> batch size -> validation error, mean and spread over seeds; and the epoch after which it is taken.
 
@@ -221,7 +222,7 @@ def batch_sizes(
             found[name] = {size: histories[rows[size]] for size in sorted(rows)}
     epoch = min((len(history) for sizes in found.values() for seeds in sizes.values() for history in seeds), default=0)
 
-    def error(seeds: Sequence[plotting.History]) -> tuple[float, float]:
+    def error(seeds: Sequence[pictures.History]) -> tuple[float, float]:
         errors = [1 - history[epoch - 1]["validation_accuracy"] for history in seeds]
         return float(np.mean(errors)), float(np.std(errors, ddof=1)) if len(errors) > 1 else 0.0
 

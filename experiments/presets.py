@@ -6,7 +6,8 @@ What the report states is taken over as it is. What it leaves open is chosen her
 import dataclasses
 from typing import Any, Literal
 
-from experiments.configs import ImageConfig, TaggingConfig
+from colnorm.tasks.configs import RECOMMENDED, TaggingConfig
+from experiments.configs import ImageConfig
 
 Chapter = Literal["report", "batches", "placement", "modern", "tagging"]
 TaskName = Literal["images", "tagging"]
@@ -133,24 +134,6 @@ _CHAR = dataclasses.replace(_WORDS, characters=True)
 _CHAR_NORM = dataclasses.replace(_CHAR, layer_norm="output")
 _CRF = dataclasses.replace(_CHAR, head="crf")
 _CRF_NORM = dataclasses.replace(_CRF, layer_norm="output")
-_BEST = TaggingConfig(  # tuned on validation data
-    characters=True,
-    shape_features=8,
-    hidden=128,
-    layer_norm="gates",
-    head="crf",
-    dropout=0.5,
-    word_dropout=0.05,
-    fold_digits=True,
-    epochs=15,
-    optimizer="adam",
-    learning_rate=2e-3,
-    schedule="cosine",
-    warmup_epochs=1,
-    weight_decay=1e-4,
-    average_decay=0.999,
-    patience=None,
-)
 
 _TAGGING = [
     Preset("random", _WORDS, "BiLSTM, random word embeddings", "tagging", "2.1.1"),
@@ -159,7 +142,7 @@ _TAGGING = [
     Preset("layer_norm", _CHAR_NORM, "char, layer-normalized LSTM", "tagging", "2.1.4", glove="must"),
     Preset("crf", _CRF, "char, linear-chain CRF", "tagging", "2.2", glove="must"),
     Preset("crf_layer_norm", _CRF_NORM, "crf, layer-normalized LSTM", "tagging", glove="must"),
-    Preset("best", _BEST, "everything on, Adam", "tagging", glove="may"),
+    Preset("best", RECOMMENDED, "everything on, Adam", "tagging", glove="may"),
 ]
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in [*_IMAGES, *_TAGGING]}

@@ -26,7 +26,8 @@ from rich.console import Console
 
 from colnorm import process
 from colnorm.files import read_json, write_json
-from experiments import console, gather, page
+from colnorm.tasks import console
+from experiments import gather, page
 from experiments.job import Job
 from experiments.pool import Pool, Slot, make_slots
 from experiments.presets import PRESETS

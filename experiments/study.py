@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from experiments.configs import ImageConfig, TaggingConfig
+from colnorm.tasks.configs import TaggingConfig
+from experiments.configs import ImageConfig
 from experiments.presets import PRESETS, Preset
 
 Scale = Literal["demo", "reduced", "full"]

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 from pydantic import ValidationError
 
+from colnorm.tasks.configs import TaggingConfig, from_stored
 from experiments import train
-from experiments.configs import ImageConfig, TaggingConfig, from_stored
+from experiments.configs import ImageConfig
 from experiments.presets import PRESETS
 
 BAD = [

@@ -15,8 +15,9 @@ import pytest
 
 from colnorm.run_directory import RunDirectory
 from colnorm.run_history import _digest
+from colnorm.tasks.configs import from_stored
 from experiments import gather, job, reproduce, summary
-from experiments.configs import ImageConfig, from_stored
+from experiments.configs import ImageConfig
 from experiments.presets import PRESETS
 
 CONFIG = PRESETS["bn"].config

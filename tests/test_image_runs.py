@@ -22,9 +22,10 @@ from tiny_training import SIZES, interrupt, tiny
 
 from colnorm.data import images
 from colnorm.run_directory import RunDirectory
+from colnorm.tasks.configs import from_stored
 from experiments import compare, evaluate, train
 from experiments import images as task
-from experiments.configs import ImageConfig, from_stored
+from experiments.configs import ImageConfig
 from experiments.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]

@@ -20,8 +20,8 @@ import optax
 import pytest
 from tagger_cases import make_tagger
 
-from colnorm import predict
-from colnorm.cli import tag, tagged
+from colnorm import predict, tagged
+from colnorm.cli import tag
 from colnorm.data import schemes
 from colnorm.run_directory import RunDirectory
 from colnorm.tagger import build

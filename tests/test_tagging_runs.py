@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +15,16 @@ import pytest
 from seqeval.metrics import classification_report
 from tiny_training import interrupt
 
-from colnorm import crf, predict
+from colnorm import cli, crf, predict
 from colnorm.cli import tag
 from colnorm.data import conll, json_lines, sample, schemes
 from colnorm.run_directory import COUNTS, PREDICTIONS, RunDirectory
 from colnorm.tagger import build
+from colnorm.tasks import tagging
+from colnorm.tasks.configs import TaggingConfig, from_stored
 from colnorm.training import eval_step
-from experiments import compare, evaluate, tagging
+from experiments import compare, evaluate
 from experiments import train as train_command
-from experiments.configs import TaggingConfig, from_stored
 
 SIZES = {"train": 150, "valid": 30, "test": 30}
 TINY = ["random", "--characters", "--shape-features", "3", "--head", "crf", "--hidden", "24", "--buckets", "1"]
@@ -241,7 +243,8 @@ def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path,
     assert train_command.main([*arguments, *more]) == 0
     assert f"vectors for {len(words)} of" in capsys.readouterr().out.replace("\n", " ")
     assert predict.read_tagger(run)[0]["word_features"] == 7
-    assert evaluate.main([str(run)]) == 0
+    assert cli.main(["evaluate", str(run)]) == 0
+    assert "micro average" in capsys.readouterr().out
     evaluated = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     assert "chain" not in evaluated and evaluated["splits"]["test"]["calibration"]["bins"]
     tagger = predict.load(run)
@@ -253,13 +256,18 @@ def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path,
     assert not (run / "transitions.png").exists()
 
 
-def test_a_tagger_of_segments_trains_evaluates_and_tags(data, tmp_path, capsys):
-    run = tmp_path / "run"
-    arguments = ["random", "--head", "segments", "--longest", "4", "--hidden", "24", "--buckets", "1", "--epochs", "5"]
-    assert train_command.main([*arguments, *ADAM, *BATCHES, "--data", str(data), "--run", str(run)]) == 0
+def test_a_tagger_of_segments_trains_evaluates_and_tags(data, tmp_path, capsys, monkeypatch):
+    """With the commands of the package, which keep a run under the name of its data."""
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs") / data.name
+    arguments = ["--head", "segments", "--longest", "4", "--hidden", "24", "--layer-norm", "None", "--no-characters"]
+    arguments += ["--shape-features", "0", "--buckets", "1", "--epochs", "5", "--schedule", "constant", *ADAM, *BATCHES]
+    assert cli.main(["train", "--data", str(data), *arguments]) == 0
+    assert f"colnorm evaluate {run}" in capsys.readouterr().out
     losses = [record["validation_loss"] for record in read_records(run)]
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.8 * losses[0]
-    assert evaluate.main([str(run)]) == 0
+    assert cli.main(["evaluate", str(run)]) == 0
+    assert "micro average" in capsys.readouterr().out
     evaluated = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     assert "chain" not in evaluated and evaluated["splits"]["test"]["calibration"]["bins"]
     found = predict.load(run, "latest").tag([sentence.words for sentence in conll.load(data).test])

@@ -18,8 +18,9 @@ import jax
 
 from colnorm import resnet
 from colnorm.data import images
-from experiments import console, train
+from colnorm.tasks import console
 from experiments import images as task
+from experiments import train
 
 ROOT = Path(__file__).parents[1]
 

@@ -31,7 +31,10 @@ except ModuleNotFoundError as error:
     assert "colnorm[study]" in str(error), error
 else:
     raise AssertionError("the digits come with scikit-learn, which is not installed")
-command = [str(Path(sys.executable).with_name("colnorm")), "tag", "--format", "json", "Mr. Annan flew to Geneva."]
+colnorm_command = str(Path(sys.executable).with_name("colnorm"))
+done = subprocess.run([colnorm_command, "train"], capture_output=True, encoding="utf-8")
+assert done.returncode == 1 and "pip install 'colnorm[train]'" in done.stderr, done.stderr
+command = [colnorm_command, "tag", "--format", "json", "Mr. Annan flew to Geneva."]
 began = time.perf_counter()
 done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
 entities = {(entity["type"], entity["text"]) for entity in json.loads(done.stdout)["entities"]}

@@ -14,8 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from colnorm import model_file, predict, process
-from colnorm.cli import tagged
+from colnorm import model_file, predict, process, tagged
 from colnorm.data import json_lines
 
 

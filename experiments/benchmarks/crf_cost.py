@@ -13,7 +13,7 @@ import numpy as np
 
 from colnorm import crf, process
 from colnorm.files import write_json
-from experiments import console
+from colnorm.tasks import console
 from experiments.benchmarks import harness
 
 

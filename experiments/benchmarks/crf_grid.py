@@ -16,7 +16,8 @@ from typing import Any
 
 from colnorm import process
 from colnorm.files import write_json
-from experiments import console, plotting
+from colnorm.tasks import console
+from experiments import plotting
 from experiments.benchmarks import harness
 from experiments.benchmarks.crf import PEERS, STRUCT_LIMIT, Inputs, Shape, ours
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from colnorm import process
 from colnorm.files import write_json
-from experiments import console
+from colnorm.tasks import console
 
 Call = Callable[[], Any]
 """One piece of work, finished when it returns: what JAX computes is waited for (``jax.block_until_ready``)."""

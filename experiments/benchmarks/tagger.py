@@ -24,11 +24,11 @@ import numpy as np
 from colnorm import process
 from colnorm.data.batching import epoch_plan
 from colnorm.files import write_json
+from colnorm.tasks import console
+from colnorm.tasks.tagging import Split, TaggingTask
 from colnorm.training import SingleDevice
-from experiments import console
 from experiments.benchmarks import harness
 from experiments.presets import PRESETS
-from experiments.tagging import Split, TaggingTask
 
 CLIP = 5.0
 

@@ -23,9 +23,9 @@ from colnorm.files import write_json, write_text
 from colnorm.metrics import calibration, entity_counts, headline, tagging_metrics
 from colnorm.run_directory import CALIBRATION, COUNTS, COVERAGE, CURVES, ENTITY_TYPES, PREDICTIONS, TRANSITIONS, RunDirectory
 from colnorm.tagger import apply, build, check_parameters, decode, sentence_losses, with_word_vectors
+from colnorm.tasks import pictures
+from colnorm.tasks.configs import TaggingConfig
 from colnorm.training import Data, Engine, LossFn, Sums, TrainState, create_state, take_batch
-from experiments import plotting
-from experiments.configs import TaggingConfig
 
 
 def make_encoder(config: TaggingConfig, data: TaggingData) -> Encoder:
@@ -199,13 +199,13 @@ NOTES = 5
 
 
 class TaggingTask:
-    """See :class:`experiments.task.Task`."""
+    """See :class:`colnorm.tasks.task.Task`."""
 
     name: ClassVar[str] = "tagging"
     config_type: ClassVar[type] = TaggingConfig
     metric: ClassVar[str] = predict.METRIC
     columns: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "accuracy")
-    curves: ClassVar[plotting.Curves] = {
+    curves: ClassVar[pictures.Curves] = {
         "loss": {"train": "train_loss", "validation": "validation_loss"},
         "token accuracy": {"train": "train_accuracy", "validation": "validation_accuracy"},
         "F1": {"validation, micro": "validation_micro_f1", "validation, macro": "validation_macro_f1"},
@@ -292,8 +292,8 @@ class TaggingTask:
 
         return validate
 
-    def draw(self, history: plotting.History, run: RunDirectory, best_epoch: int | None) -> list[Path]:
-        return [plotting.draw_curves(history, self.curves, run.file(CURVES), run.path.name, best_epoch)]
+    def draw(self, history: pictures.History, run: RunDirectory, best_epoch: int | None) -> list[Path]:
+        return [pictures.draw_curves(history, self.curves, run.file(CURVES), run.path.name, best_epoch)]
 
     def evaluate(self, run: RunDirectory, epoch: int, devices: int | None) -> dict[str, Any]:
         params = run.restore_variables(epoch)["params"]
@@ -350,9 +350,9 @@ class TaggingTask:
 
     def draw_evaluation(self, evaluated: Mapping[str, Any], run: RunDirectory, title: str) -> list[Path]:
         test = evaluated["splits"]["test"]
-        pictures = [
-            plotting.draw_entity_types(evaluated["splits"], run.file(ENTITY_TYPES), title),
-            plotting.draw_calibration(
+        drawn = [
+            pictures.draw_entity_types(evaluated["splits"], run.file(ENTITY_TYPES), title),
+            pictures.draw_calibration(
                 {
                     f"{title}, temperature {degree:.2f}": test[key]
                     for key, degree in (("calibration", evaluated["temperature"]), ("calibration_before", 1.0))
@@ -361,12 +361,12 @@ class TaggingTask:
             ),
         ]
         if "chain" in evaluated:
-            pictures.append(plotting.draw_transitions(evaluated["chain"], run.file(TRANSITIONS), title))
-        return pictures
+            drawn.append(pictures.draw_transitions(evaluated["chain"], run.file(TRANSITIONS), title))
+        return drawn
 
     @staticmethod
-    def draw_comparison(histories: Mapping[str, plotting.History], directory: Path, title: str) -> list[Path]:
-        return [plotting.draw_comparison(histories, TaggingTask.curves, directory / CURVES, title)]
+    def draw_comparison(histories: Mapping[str, pictures.History], directory: Path, title: str) -> list[Path]:
+        return [pictures.draw_comparison(histories, TaggingTask.curves, directory / CURVES, title)]
 
 
 def judged(sentences: Sequence[Sentence], found: Sequence[Sequence[tuple[str, int, int, float]]]) -> tuple[Any, Any]:

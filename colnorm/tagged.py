@@ -4,6 +4,7 @@ import colorsys
 import html
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from colnorm.data.json_lines import Span
 from colnorm.data.text import Token
@@ -37,7 +38,12 @@ def to_json_lines(sentences: Sequence[TaggedSentence], text: str) -> str:
 
     Ranges are half-open, in characters (code points) of the whole input; posteriors are rounded to six digits.
     """
-    lines = []
+    return "".join(f"{json.dumps(described, ensure_ascii=False)}\n" for described in to_objects(sentences, text))
+
+
+def to_objects(sentences: Sequence[TaggedSentence], text: str) -> list[dict[str, Any]]:
+    """What :func:`to_json_lines` writes, for JSON."""
+    objects = []
     end = 0
     for sentence in sentences:
         # A sentence without tokens has no place of its own.
@@ -54,8 +60,8 @@ def to_json_lines(sentences: Sequence[TaggedSentence], text: str) -> str:
         ]
         tokens = [token.word for token in sentence.tokens]
         described = {"text": text[start:end], "start": start, "end": end, "tokens": tokens, "tags": list(sentence.tags)}
-        lines.append(json.dumps({**described, "entities": entities}, ensure_ascii=False))
-    return "".join(f"{line}\n" for line in lines)
+        objects.append({**described, "entities": entities})
+    return objects
 
 
 def to_spans(sentences: Sequence[TaggedSentence]) -> list[Span]:
@@ -82,7 +88,7 @@ def to_colour(sentences: Sequence[TaggedSentence], text: str, tag_names: Sequenc
 
 def to_html(sentences: Sequence[TaggedSentence], text: str, tag_names: Sequence[str], title: str) -> str:
     """A page that needs nothing else: the text with entities highlighted, their posterior in a tooltip and as opacity."""
-    hues = {kind: round(360 * hue) for kind, hue in _hues(tag_names).items()}
+    hues = degrees(tag_names)
     counts = {kind: sum(entity.type == kind for entity in _entities(sentences)) for kind in hues}
     legend = "".join(
         f'<li><mark style="--hue:{hue}">{html.escape(kind)}</mark> {counts[kind]}</li>\n' for kind, hue in hues.items()
@@ -98,11 +104,16 @@ def to_html(sentences: Sequence[TaggedSentence], text: str, tag_names: Sequence[
         )
         at = entity.end
     body = "".join(parts) + html.escape(text[at:])
-    return _PAGE.format(title=html.escape(title), legend=legend, body=body)
+    return _PAGE.format(title=html.escape(title), legend=legend, body=body, mark_style=MARK_STYLE)
 
 
 def _entities(sentences: Sequence[TaggedSentence]) -> list[Entity]:
     return [entity for sentence in sentences for entity in sentence.entities]
+
+
+def degrees(tag_names: Sequence[str]) -> dict[str, int]:
+    """The hue of each entity type in degrees, as CSS wants it."""
+    return {kind: round(360 * hue) for kind, hue in _hues(tag_names).items()}
 
 
 def _hues(tag_names: Sequence[str]) -> dict[str, float]:
@@ -110,6 +121,14 @@ def _hues(tag_names: Sequence[str]) -> dict[str, float]:
     kinds = list(dict.fromkeys(name.partition("-")[2] for name in tag_names if name != "O"))
     return {kind: number / max(len(kinds), 1) for number, kind in enumerate(kinds)}
 
+
+MARK_STYLE = """\
+mark {
+  color: inherit; background: hsl(var(--hue) 80% 60% / calc(.15 + .4 * var(--sure, 1)));
+  border-bottom: 2px solid hsl(var(--hue) 70% 45%); border-radius: .2rem; padding: .05rem .2rem;
+}
+small { white-space: nowrap; font: 600 .62em system-ui, sans-serif; margin-left: .35em; opacity: .8; }
+"""
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -124,12 +143,7 @@ h1, ul {{ font-family: system-ui, sans-serif; }}
 h1 {{ font-size: 1.1rem; }}
 ul {{ list-style: none; display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; font-size: .85rem; }}
 main {{ white-space: pre-wrap; overflow-wrap: break-word; }}
-mark {{
-  color: inherit; background: hsl(var(--hue) 80% 60% / calc(.15 + .4 * var(--sure, 1)));
-  border-bottom: 2px solid hsl(var(--hue) 70% 45%); border-radius: .2rem; padding: .05rem .2rem;
-}}
-small {{ white-space: nowrap; font: 600 .62em system-ui, sans-serif; margin-left: .35em; opacity: .8; }}
-@media print {{ body {{ margin: 0; }} mark {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }} }}
+{mark_style}@media print {{ body {{ margin: 0; }} mark {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }} }}
 </style>
 </head>
 <body>
