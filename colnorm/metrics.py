@@ -12,6 +12,8 @@ from colnorm.data.schemes import entities
 
 AVERAGES = ("micro", "macro", "weighted")
 RATIOS = ("precision", "recall", "f1")
+THRESHOLDS = (*(number / 20 for number in range(19)), 0.92, 0.94, 0.96, 0.98, 0.99)
+"""Posteriors below which entities may be dropped."""
 
 
 def confusion_matrix(labels: jax.Array, predictions: jax.Array, weights: jax.Array, num_classes: int) -> jax.Array:
@@ -204,3 +206,41 @@ def calibration(probabilities: ArrayLike, right: ArrayLike, bins: int = 10) -> d
             )
     error = sum(row["count"] * abs(row["probability"] - row["right"]) for row in rows) / max(probabilities.size, 1)
     return {"error": error, "bins": rows}
+
+
+def precision_recall(
+    probabilities: ArrayLike, right: ArrayLike, support: int, thresholds: Sequence[float] = THRESHOLDS
+) -> list[dict[str, float]]:
+    """What is left of precision, recall and F1 when what is less probable than a threshold is dropped, for each threshold.
+
+    Args:
+      probabilities: ``(N,)`` of what was found, entities say.
+      right: ``(N,)`` bool, which of it is right.
+      support: how many there are to be found.
+      thresholds: from 0 to 1.
+
+    Returns:
+      a dict a threshold with ``min_posterior``, ``precision``, ``recall``, ``f1``, and ``kept``, how many of the N. A ratio of
+      0 to 0 is 0.
+
+    Example:
+      >>> from colnorm import metrics
+      >>> all_of_it, sure = metrics.precision_recall([0.9, 0.8, 0.3], [True, True, False], 3, thresholds=(0, 0.5))
+      >>> round(all_of_it["precision"], 3), sure["precision"], round(sure["recall"], 3)
+      (0.667, 1.0, 0.667)
+    """
+    probabilities, right = np.asarray(probabilities, np.float64), np.asarray(right, bool)
+    rows = []
+    for threshold in thresholds:
+        kept = probabilities >= threshold
+        count, correct = int(kept.sum()), int((kept & right).sum())
+        rows.append(
+            {
+                "min_posterior": float(threshold),
+                "precision": correct / max(count, 1),
+                "recall": correct / max(support, 1),
+                "f1": 2 * correct / max(count + support, 1),
+                "kept": count,
+            }
+        )
+    return rows

@@ -84,7 +84,9 @@ class Entity(NamedTuple):
 
 
 class TaggedSentence(NamedTuple):
-    """A tagged sentence: its tokens with their places in the text, the tag of each, and the entities.
+    """A tagged sentence: its tokens with their places in the text, the tag of each, the entities, and how unsure all of it is.
+
+    ``entropy`` is that of the model's distribution over all tags of the sentence, in nats: 0 where there is no doubt.
 
     Example:
       >>> from colnorm.data.text import Token
@@ -98,6 +100,7 @@ class TaggedSentence(NamedTuple):
     tokens: tuple[raw_text.Token, ...]
     tags: tuple[str, ...]
     entities: tuple[Entity, ...]
+    entropy: float = 0.0
 
 
 class Posteriors(NamedTuple):
@@ -106,6 +109,7 @@ class Posteriors(NamedTuple):
     single: Any = None  # (B, T, K): of each tag, softmax and crf
     pair: Any = None  # (B, T-1, K, K): of neighbouring tags, crf
     segment: Any = None  # (B, T, L, Y): of whole segments by first token, duration and label, segments
+    entropy: Any = None  # (B,): of all tags of a sentence, in nats
 
 
 class Predictor:
@@ -152,6 +156,11 @@ class Predictor:
         if jax.__version_info__ < (0, 11):
             quick["xla_cpu_use_fusion_emitters"] = False
         self._infer_one = jax.jit(infer, compiler_options=quick if jax.default_backend() == "cpu" else None)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types of entity that it finds."""
+        return tuple(dict.fromkeys(split_tag(name)[1] for name in self.encoder.tags.names if name != "O"))
 
     def tag(self, text_or_tokens: str | Sequence[str] | Sequence[Sequence[str]]) -> list[TaggedSentence]:
         """Tags raw text, which is split into sentences and tokens first, or what is split already.
@@ -262,7 +271,7 @@ class Predictor:
             start, end = tokens[first].start, tokens[last - 1].end
             posterior = entity_posterior(self.encoder.tags.names, labels, kind, first, last)
             found.append(Entity(kind, text[start:end], start, end, first, last, posterior))
-        return TaggedSentence(tuple(tokens), labels.tags, tuple(found))
+        return TaggedSentence(tuple(tokens), labels.tags, tuple(found), labels.posteriors.entropy)
 
 
 class Labels(NamedTuple):
@@ -274,7 +283,8 @@ class Labels(NamedTuple):
     @classmethod
     def of_row(cls, tags: tuple[str, ...], padded: Posteriors, row: Any) -> "Labels":
         """Out of the posteriors of a padded batch."""
-        of_row = jax.tree.map(lambda part: part[row, : len(tags)], padded)
+        of_row = jax.tree.map(lambda part: part[row, : len(tags)], padded._replace(entropy=None))
+        of_row = of_row._replace(entropy=float(padded.entropy[row]))
         # One move fewer than there are tags.
         return cls(tags, of_row if of_row.pair is None else of_row._replace(pair=of_row.pair[: max(len(tags) - 1, 0)]))
 
@@ -289,11 +299,23 @@ def posteriors(
 
     emissions, chain = jax.tree.map(divide, (emissions, chain))
     if chain is None:
-        return Posteriors(single=jax.nn.softmax(emissions))
+        single = jax.nn.softmax(emissions)
+        inside = jnp.arange(emissions.shape[1])[None] < lengths[:, None]
+        return Posteriors(single, entropy=jnp.sum(_surprise(single, 1.0).sum(-1), 1, where=inside))
     if isinstance(chain, SegmentHead):
-        return Posteriors(segment=segments.marginals(**chain.potentials(emissions, lengths)))
+        potentials = chain.potentials(emissions, lengths)
+        return Posteriors(segment=segments.marginals(**potentials), entropy=segments.entropy(**potentials))
     pair = crf.pairwise_marginals(chain, emissions, lengths)
-    return Posteriors(_of_single_tags(chain, emissions, lengths, pair), pair)
+    single = _of_single_tags(chain, emissions, lengths, pair)
+    # That of the first tag, and of each other tag given the one before it.
+    given = _surprise(pair, jnp.sum(pair, 3, keepdims=True)).sum((1, 2, 3))
+    return Posteriors(single, pair, entropy=_surprise(single[:, 0], 1.0).sum(-1) + given)
+
+
+def _surprise(probability: jax.Array, given: jax.Array | float) -> jax.Array:
+    """``-p log(p / given)``, 0 where p is 0."""
+    positive = probability > 0
+    return jnp.where(positive, -probability * jnp.log(jnp.where(positive, probability / given, 1)), 0)
 
 
 def _of_single_tags(chain: crf.Chain, emissions: jax.Array, lengths: jax.Array, pair: jax.Array) -> jax.Array:

@@ -26,6 +26,7 @@ FEATURES = "feature_percentiles.png"
 EVALUATION = "evaluation.json"
 CONFUSION = "confusion.png"
 CALIBRATION = "calibration.png"
+PRECISION_RECALL = "precision_recall.png"
 ENTITY_TYPES = "entity_types.png"
 TRANSITIONS = "transitions.png"
 TAGGER = "tagger.json"
@@ -42,7 +43,8 @@ COUNTS = "test_counts.json"
 NAMES = frozenset(
     {
         *(CONFIG, METRICS, CHECKPOINTS, DAMAGED, LOCK, MACHINE, CURVES, FEATURES),
-        *(EVALUATION, CONFUSION, CALIBRATION, ENTITY_TYPES, TRANSITIONS, TAGGER, TEMPERATURE, COVERAGE, PREDICTIONS, COUNTS),
+        *(EVALUATION, CONFUSION, CALIBRATION, PRECISION_RECALL, ENTITY_TYPES, TRANSITIONS),
+        *(TAGGER, TEMPERATURE, COVERAGE, PREDICTIONS, COUNTS),
     }
 )
 """Everything that may stand in a run directory, besides these with ``.tmp`` after them while they are written."""

@@ -3,7 +3,7 @@
 import colorsys
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from colnorm.data.json_lines import Span
@@ -16,12 +16,41 @@ def joined(texts: Sequence[str], of_texts: Sequence[Sequence[TaggedSentence]]) -
     moved = []
     by = 0
     for text, sentences in zip(texts, of_texts, strict=True):
-        for sentence in sentences:
-            tokens = tuple(Token(token.word, token.start + by, token.end + by) for token in sentence.tokens)
-            entities = tuple(entity._replace(start=entity.start + by, end=entity.end + by) for entity in sentence.entities)
-            moved.append(TaggedSentence(tokens, sentence.tags, entities))
+        moved += [_moved(sentence, by) for sentence in sentences]
         by += len(text) + 1
     return "\n".join(texts), moved
+
+
+def keep_sure(sentence: TaggedSentence, min_posterior: float | Mapping[str, float]) -> TaggedSentence:
+    """Without the entities that are less probable than ``min_posterior``, for all types or by type; their tokens become O."""
+    if isinstance(min_posterior, Mapping):
+        kept = tuple(entity for entity in sentence.entities if entity.posterior >= min_posterior.get(entity.type, 0))
+    else:
+        kept = tuple(entity for entity in sentence.entities if entity.posterior >= min_posterior)
+    tags = list(sentence.tags)
+    for entity in set(sentence.entities) - set(kept):
+        tags[entity.first : entity.last] = ["O"] * (entity.last - entity.first)
+    return sentence._replace(tags=tuple(tags), entities=kept)
+
+
+def most_uncertain(
+    texts: Sequence[str], of_texts: Sequence[Sequence[TaggedSentence]], count: int
+) -> tuple[list[str], list[list[TaggedSentence]]]:
+    """The sentences of the highest entropy, each as a text of its own, the highest first: what to label next."""
+    everything = [(sentence, text) for text, sentences in zip(texts, of_texts, strict=True) for sentence in sentences]
+    found_texts, found = [], []
+    for sentence, text in sorted(everything, key=lambda pair: -pair[0].entropy)[:count]:
+        start, end = (sentence.tokens[0].start, sentence.tokens[-1].end) if sentence.tokens else (0, 0)
+        found_texts.append(text[start:end])
+        found.append([_moved(sentence, -start)])
+    return found_texts, found
+
+
+def _moved(sentence: TaggedSentence, by: int) -> TaggedSentence:
+    """With places in a text that is longer by that in front."""
+    tokens = tuple(Token(token.word, token.start + by, token.end + by) for token in sentence.tokens)
+    entities = tuple(entity._replace(start=entity.start + by, end=entity.end + by) for entity in sentence.entities)
+    return sentence._replace(tokens=tokens, entities=entities)
 
 
 def to_conll(sentences: Sequence[TaggedSentence]) -> str:
@@ -34,7 +63,8 @@ def to_conll(sentences: Sequence[TaggedSentence]) -> str:
 
 
 def to_json_lines(sentences: Sequence[TaggedSentence], text: str) -> str:
-    """A JSON object a sentence: ``text``, its ``start`` and ``end`` in the input, ``tokens``, ``tags``, ``entities``.
+    """A JSON object a sentence: ``text``, its ``start`` and ``end`` in the input, ``tokens``, ``tags``, ``entities``,
+    and the ``entropy`` of its tags in nats.
 
     Ranges are half-open, in characters (code points) of the whole input; posteriors are rounded to six digits.
     """
@@ -60,7 +90,7 @@ def to_objects(sentences: Sequence[TaggedSentence], text: str) -> list[dict[str,
         ]
         tokens = [token.word for token in sentence.tokens]
         described = {"text": text[start:end], "start": start, "end": end, "tokens": tokens, "tags": list(sentence.tags)}
-        objects.append({**described, "entities": entities})
+        objects.append({**described, "entities": entities, "entropy": round(sentence.entropy, 6)})
     return objects
 
 
@@ -69,9 +99,9 @@ def to_spans(sentences: Sequence[TaggedSentence]) -> list[Span]:
     return [Span(entity.start, entity.end, entity.type) for entity in _entities(sentences)]
 
 
-def to_colour(sentences: Sequence[TaggedSentence], text: str, tag_names: Sequence[str], coloured: bool) -> str:
+def to_colour(sentences: Sequence[TaggedSentence], text: str, types: Sequence[str], coloured: bool) -> str:
     """The text with ``[type posterior]`` after each entity, in its type's colour if ``coloured``."""
-    hues = _hues(tag_names)
+    hues = _hues(types)
     parts = []
     at = 0
     for entity in _entities(sentences):
@@ -86,9 +116,9 @@ def to_colour(sentences: Sequence[TaggedSentence], text: str, tag_names: Sequenc
     return "".join(parts) + text[at:].rstrip("\n") + "\n"
 
 
-def to_html(sentences: Sequence[TaggedSentence], text: str, tag_names: Sequence[str], title: str) -> str:
+def to_html(sentences: Sequence[TaggedSentence], text: str, types: Sequence[str], title: str) -> str:
     """A page that needs nothing else: the text with entities highlighted, their posterior in a tooltip and as opacity."""
-    hues = degrees(tag_names)
+    hues = degrees(types)
     counts = {kind: sum(entity.type == kind for entity in _entities(sentences)) for kind in hues}
     legend = "".join(
         f'<li><mark style="--hue:{hue}">{html.escape(kind)}</mark> {counts[kind]}</li>\n' for kind, hue in hues.items()
@@ -111,15 +141,14 @@ def _entities(sentences: Sequence[TaggedSentence]) -> list[Entity]:
     return [entity for sentence in sentences for entity in sentence.entities]
 
 
-def degrees(tag_names: Sequence[str]) -> dict[str, int]:
+def degrees(types: Sequence[str]) -> dict[str, int]:
     """The hue of each entity type in degrees, as CSS wants it."""
-    return {kind: round(360 * hue) for kind, hue in _hues(tag_names).items()}
+    return {kind: round(360 * hue) for kind, hue in _hues(types).items()}
 
 
-def _hues(tag_names: Sequence[str]) -> dict[str, float]:
+def _hues(types: Sequence[str]) -> dict[str, float]:
     """A hue in [0, 1) for each entity type, spread evenly."""
-    kinds = list(dict.fromkeys(name.partition("-")[2] for name in tag_names if name != "O"))
-    return {kind: number / max(len(kinds), 1) for number, kind in enumerate(kinds)}
+    return {kind: number / len(types) for number, kind in enumerate(types)}
 
 
 MARK_STYLE = """\

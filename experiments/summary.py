@@ -26,11 +26,13 @@ FIELDS = ("scale", "config", "history", "evaluation", "machine", "vectors", "tes
 def write(run: Path, scale: Scale, path: Path) -> None:
     """Writes the summary of an evaluated run."""
     opened = RunDirectory.open(run)
+    evaluation = opened.evaluation() or {}
+    evaluation.pop("min_posterior", None)  # the curves of precision and recall are of use beside the run
     summary = {
         "scale": scale,
         "config": {name: Path(value).name if name in PATHS and value else value for name, value in opened.config.items()},
         "history": opened.history(),
-        "evaluation": opened.evaluation(),
+        "evaluation": evaluation,
         "machine": _read(opened.file(MACHINE)),
         "vectors": _read(opened.file(COVERAGE)),
         "test_counts": _packed(_read(opened.file(COUNTS))),

@@ -159,7 +159,17 @@ def test_evaluation_keeps_predictions_calibration_and_the_chain(whole, data, pre
     assert sum(row["count"] for row in calibrated["bins"]) == len(said) > 20
     assert sum(row["count"] * row["right"] for row in calibrated["bins"]) == pytest.approx(sum(right))
     assert sum(row["count"] * row["probability"] for row in calibrated["bins"]) == pytest.approx(sum(said), rel=1e-4)
-    assert is_picture(whole / "calibration.png")
+    assert is_picture(whole / "calibration.png") and is_picture(whole / "precision_recall.png")
+    for rows in evaluated["min_posterior"].values():  # those above 0 are what seqeval counts
+        assert rows[0]["min_posterior"] == 0 and [row["kept"] for row in rows] == sorted(
+            (row["kept"] for row in rows), reverse=True
+        )
+    validation = evaluated["splits"]["validation"]
+    for name, metrics in (("all", validation["micro"]), *validation["classes"].items()):
+        if name in evaluated["min_posterior"]:
+            assert {key: evaluated["min_posterior"][name][0][key] for key in ("precision", "recall", "f1")} == pytest.approx(
+                {key: metrics[key] for key in ("precision", "recall", "f1")}
+            )
     before, after = (evaluated["splits"]["validation"][key] for key in ("calibration_before", "calibration"))
     assert before["bins"] != after["bins"] and sum(row["count"] for row in before["bins"]) == sum(
         row["count"] for row in after["bins"]

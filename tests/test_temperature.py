@@ -34,19 +34,22 @@ def test_posteriors_are_those_of_divided_scores_and_tags_stay(kind):
     chain, emissions, _, lengths = random_problem(kind, 0)
     inside = np.arange(emissions.shape[1])[None, :, None] < lengths[:, None, None]
     chain, emissions = jax.tree.map(jnp.asarray, (chain, np.where(inside, emissions, 0)))
-    single, pair, _ = jax.jit(predict.posteriors)(emissions, chain, jnp.asarray(lengths), 2.5)
+    single, pair, _, entropy = jax.jit(predict.posteriors)(emissions, chain, jnp.asarray(lengths), 2.5)
     divided = jax.tree.map(lambda scores: scores / 2.5, (chain, emissions))
     np.testing.assert_allclose(single, crf.marginals(*divided, lengths), atol=2e-6)
     np.testing.assert_allclose(pair, crf.pairwise_marginals(*divided, lengths), atol=1e-6)
+    legal = np.isfinite(crf.log_partition(*divided, lengths))
+    np.testing.assert_allclose(entropy[legal], crf.entropy(*divided, lengths)[legal], rtol=1e-4, atol=1e-4)
     if kind != "huge":  # where rounding decides between paths
         np.testing.assert_array_equal(crf.viterbi(chain, emissions, lengths)[0], crf.viterbi(*divided, lengths)[0])
 
 
 def test_posteriors_without_a_chain_are_those_of_each_tag():
     emissions = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
-    alone, none, _ = predict.posteriors(emissions, None, jnp.array([3, 1]), 2.5)
+    alone, none, _, entropy = predict.posteriors(emissions, None, jnp.array([3, 1]), 2.5)
     np.testing.assert_allclose(alone, jax.nn.softmax(emissions / 2.5), rtol=1e-6)
     assert none is None
+    np.testing.assert_allclose(entropy, -(alone * jnp.log(alone)).sum(-1).sum(1, where=np.arange(3) < [[3], [1]]), rtol=1e-5)
 
 
 def test_it_is_kept_with_its_epoch(tmp_path):

@@ -31,6 +31,11 @@ class Command:
     format: Literal["color", "conll", "json", "spans", "html"] = "color"
     """color: coloured text; conll: token and tag; json: a line a sentence, with character ranges and posteriors; spans: a line
     a text, as annotation tools read it; html: a page of its own."""
+    min_posterior: tuple[str, ...] = ()
+    """Leave out entities that are less probable: 0.8 for all types, per=0.9 for one. The curves that colnorm evaluate draws
+    help to choose."""
+    most_uncertain: int | None = None
+    """Show only so many sentences, those of whose tags the model is least sure (by their entropy): what to label next."""
     output: Path | None = None
     """Write here instead of to standard output."""
     model: str = model_file.DEFAULT
@@ -43,16 +48,23 @@ def tag(command: Command) -> str:
     """The input as ``command.format`` shows it, tagged."""
     if command.text and command.file is not None:
         raise ValueError("give the text as arguments or with --file, not both")
+    if command.most_uncertain is not None and command.most_uncertain < 1:
+        raise ValueError(f"--most-uncertain must be at least 1, got {command.most_uncertain}")
     texts = _texts(command)
     process.prepare()
 
     predictor = find(command.model, command.checkpoint)
+    minimum = _minimum(command.min_posterior, predictor.types)
     if command.tokens:
         words = [tokens for text in texts for tokens in predict.read_token_lines(text.split("\n"))]
         texts = [" ".join(tokens) for tokens in words]
         of_texts = [[sentence] for sentence in predictor.tag_tokens(words)]
     else:
         of_texts = list(predictor.tag_many(texts))
+    if minimum:
+        of_texts = [[tagged.keep_sure(sentence, minimum) for sentence in sentences] for sentences in of_texts]
+    if command.most_uncertain is not None:
+        texts, of_texts = tagged.most_uncertain(texts, of_texts, command.most_uncertain)
     if command.format == "spans":
         return "".join(
             json_lines.to_json_line(text, tagged.to_spans(sentences)) + "\n"
@@ -65,10 +77,10 @@ def tag(command: Command) -> str:
         case "json":
             return tagged.to_json_lines(sentences, text)
         case "html":
-            return tagged.to_html(sentences, text, predictor.encoder.tags.names, Path(command.model).name)
+            return tagged.to_html(sentences, text, predictor.types, Path(command.model).name)
         case "color":
             coloured = command.output is None and sys.stdout.isatty()
-            return tagged.to_colour(sentences, text, predictor.encoder.tags.names, coloured)
+            return tagged.to_colour(sentences, text, predictor.types, coloured)
 
 
 def find(model: str, checkpoint: str = "best") -> predict.Predictor:
@@ -80,6 +92,22 @@ def find(model: str, checkpoint: str = "best") -> predict.Predictor:
     if not Path(model).exists():
         raise FileNotFoundError(f"{model}: expected a model of {', '.join(packaged) or 'none'}, a file or a run directory")
     return predict.load(model, checkpoint)
+
+
+def _minimum(given: Sequence[str], types: Sequence[str]) -> dict[str, float]:
+    """What ``--min-posterior`` means for each type; a later word overrides an earlier one."""
+    found: dict[str, float] = {}
+    for word in given:
+        kind, named, number = word.rpartition("=")
+        expected = f"--min-posterior: expected a number from 0 to 1, or one for a type of {', '.join(types)}, as per=0.9"
+        try:
+            value = float(number)
+        except ValueError:
+            raise ValueError(f"{expected}; got {word!r}") from None
+        if not 0 <= value <= 1 or (named and kind not in types):
+            raise ValueError(f"{expected}; got {word!r}")
+        found |= {kind: value} if named else dict.fromkeys(types, value)
+    return found
 
 
 def _texts(command: Command) -> list[str]:

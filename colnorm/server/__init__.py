@@ -61,7 +61,7 @@ def make_app(
     batches = Batches(lambda texts: list(predictor.tag_many(texts)), most_characters, most_waiting)
     template = importlib.resources.files("colnorm.server").joinpath("page.html").read_text(encoding="utf-8")
     page = template.replace("/* marks */", MARK_STYLE)
-    about = {"name": name, "types": degrees(predictor.encoder.tags.names), "most_characters": most_characters}
+    about = {"name": name, "types": degrees(predictor.types), "most_characters": most_characters}
 
     async def tag(request: Request) -> Response:
         try:

@@ -174,3 +174,23 @@ def draw_calibration(calibrations: Mapping[str, Mapping[str, Any]], path: Path) 
     axis.legend()
     figure.suptitle("Entities found in test sentences: posterior, and how many are right")
     return save(figure, path)
+
+
+def draw_precision_recall(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Path, title: str) -> Path:
+    """Precision over recall as less probable entities are dropped, a curve a type; what helps to choose ``--min-posterior``."""
+    figure, ((axis, whole),) = make_figure(1, 2, 12, 5)
+    for name, rows in curves.items():
+        style = {"color": "black", "linewidth": 2.5} if name == "all" else {}
+        axis.plot([row["recall"] for row in rows], [row["precision"] for row in rows], marker=".", label=name, **style)
+    axis.set_xlabel("recall")
+    axis.set_ylabel("precision")
+    for number, ratio in enumerate(RATIOS):
+        levels = [row["min_posterior"] for row in curves["all"]]
+        whole.plot(levels, [row[ratio] for row in curves["all"]], marker=".", color=f"C{number}", label=ratio)
+    whole.set_xlabel("smallest posterior of an entity, all types")
+    whole.set_xlim(0, 1)
+    for panel in (axis, whole):
+        panel.grid(alpha=0.3)
+        panel.legend()
+    figure.suptitle(f"{title}: entities of validation data above a posterior")
+    return save(figure, path)

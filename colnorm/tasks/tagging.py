@@ -1,5 +1,6 @@
 """The tagging task: named entities. What a config means in terms of data, vocabularies, model, optimizer, loss and metrics."""
 
+import collections
 import dataclasses
 import functools
 import json
@@ -20,8 +21,18 @@ from colnorm.data.encoding import Encoder
 from colnorm.data.glove import Vectors, read_vectors, read_words
 from colnorm.data.schemes import entities
 from colnorm.files import write_json, write_text
-from colnorm.metrics import calibration, entity_counts, headline, tagging_metrics
-from colnorm.run_directory import CALIBRATION, COUNTS, COVERAGE, CURVES, ENTITY_TYPES, PREDICTIONS, TRANSITIONS, RunDirectory
+from colnorm.metrics import calibration, entity_counts, headline, precision_recall, tagging_metrics
+from colnorm.run_directory import (
+    CALIBRATION,
+    COUNTS,
+    COVERAGE,
+    CURVES,
+    ENTITY_TYPES,
+    PRECISION_RECALL,
+    PREDICTIONS,
+    TRANSITIONS,
+    RunDirectory,
+)
 from colnorm.tagger import apply, build, check_parameters, decode, sentence_losses, with_word_vectors
 from colnorm.tasks import pictures
 from colnorm.tasks.configs import TaggingConfig
@@ -323,9 +334,12 @@ class TaggingTask:
                 "calibration": calibration(*judged(sentences, found[part])),
                 "calibration_before": calibration(*judged(sentences, raw.entities[part])),
             }
+        first_of_validation = len(self.data.train)
+        of_validation = found[first_of_validation : first_of_validation + len(self.data.validation)]
         self._write_predictions(run, tags[first - len(self.data.test) :])
         mode = "seqeval's default: entities as conlleval reads them, exact span and type"
-        return {"mode": mode, "temperature": degree, "splits": splits, **self._chain(params)}
+        sure = min_posteriors(self.data.validation, of_validation)
+        return {"mode": mode, "temperature": degree, "min_posterior": sure, "splits": splits, **self._chain(params)}
 
     def _write_predictions(self, run: RunDirectory, tags: Sequence[Sequence[str]]) -> None:
         """Of the test sentences: what columns of CoNLL show, and what comparisons of taggers need."""
@@ -360,6 +374,8 @@ class TaggingTask:
                 run.file(CALIBRATION),
             ),
         ]
+        if "min_posterior" in evaluated:  # not in evaluations of earlier versions
+            drawn.append(pictures.draw_precision_recall(evaluated["min_posterior"], run.file(PRECISION_RECALL), title))
         if "chain" in evaluated:
             drawn.append(pictures.draw_transitions(evaluated["chain"], run.file(TRANSITIONS), title))
         return drawn
@@ -377,6 +393,18 @@ def judged(sentences: Sequence[Sentence], found: Sequence[Sequence[tuple[str, in
         probabilities += [posterior for *_, posterior in of_sentence]
         correct += [tuple(entity) in gold for *entity, _ in of_sentence]
     return np.array(probabilities, np.float64), np.array(correct, bool)
+
+
+def min_posteriors(
+    sentences: Sequence[Sentence], found: Sequence[Sequence[tuple[str, int, int, float]]]
+) -> dict[str, list[dict[str, float]]]:
+    """Precision and recall of what is left above each posterior: of all entities, and of each type."""
+    supports = collections.Counter(kind for sentence in sentences for kind, *_ in entities(sentence.tags))
+    curves = {"all": precision_recall(*judged(sentences, found), supports.total())}
+    for kind in sorted(supports):
+        of_kind = [[entity for entity in of_sentence if entity[0] == kind] for of_sentence in found]
+        curves[kind] = precision_recall(*judged(sentences, of_kind), supports[kind])
+    return curves
 
 
 def mean_loss(config: TaggingConfig, sentences: Sequence[Sentence], losses: np.ndarray) -> float:
