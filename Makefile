@@ -52,7 +52,7 @@ clean:
 	touch $@
 
 .venv/.peers: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' 'pytorch-crf>=0.7.2' 'torch-struct>=0.5'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' 'pytorch-crf>=0.7.2' 'torch-struct>=0.5' 'spacy>=3.8'
 	touch $@
 
 .venv/.docs: .venv/.installed

@@ -11,7 +11,7 @@ import jax
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-PEER = 'title="with PyTorch"'
+PEER = 'title="with '  # PyTorch, say
 
 
 class Block(NamedTuple):
@@ -21,7 +21,7 @@ class Block(NamedTuple):
       language: what stands after the fence.
       code: its lines.
       line: of the page, on which the code begins.
-      peer: whether it needs PyTorch.
+      peer: whether it needs what only the peers' tests install.
       printed: the text block directly after it, None where there is none.
     """
 

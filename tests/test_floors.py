@@ -19,6 +19,7 @@ FLOORS = [
     {"colnorm.model_file", "colnorm.tagged"},
     {"colnorm.tasks", "colnorm.server"},
     {"colnorm.cli"},
+    {"colnorm.spacy"},
     {"experiments.configs", "experiments.plotting", "experiments.significance"},
     {"experiments.images", "experiments.presets", "experiments.pool"},
     {"experiments.task", "experiments.study", "experiments.published"},
