@@ -15,7 +15,7 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python $(PYTEST) --ignore=tests/peers
 
-# What `make test` leaves out: commands that are killed and gone on with, pages in a browser.
+# What `make test` leaves out: trainings that are stopped and gone on with, every guide, every transformation, a browser.
 slow: .venv/.installed
 	$(BIN)/python $(PYTEST) --ignore=tests/peers -m slow
 

@@ -49,7 +49,10 @@ def resolve(name):
     raise AssertionError(f"there is no {name}")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(block.language == "python" for block in blocks(page))])
+GUIDES = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
+
+
+@pytest.mark.parametrize("page", [page if page == README else pytest.param(page, marks=pytest.mark.slow) for page in GUIDES])
 def test_python_blocks_run_and_print_what_they_show(page):
     for line, printed, shown in run(page):
         assert printed == shown, f"{page}:{line}"

@@ -226,6 +226,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_as_if_it_had_not_been(wh
     assert is_picture(run / "curves.png")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on_and_does(whole, template, tmp_path):
     run = tmp_path / "run"
     status, errors = interrupt_tiny("2:2", run, signal.SIGINT, "--epochs", "2")
@@ -249,6 +250,7 @@ def test_a_terminated_run_says_so_with_a_status_of_its_own_and_goes_on(whole, te
     assert_same_run(run, whole, template)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(whole, template, tmp_path, capsys):
     run = tmp_path / "run"
     assert train_tiny(run, "--epochs", "2") == 0
@@ -269,6 +271,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(whole, templa
     assert said.startswith("error: the checkpoint ") and said.count("\n") == 1 and len(said) < 500
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_with_room_training_goes_on(whole, template, tmp_path, capsys):
     def mount(*options):
         return subprocess.run(["mount", *options, str(tmp_path)], capture_output=True).returncode
@@ -311,6 +314,7 @@ def test_a_run_that_is_trained_is_neither_resumed_nor_overwritten(whole, tmp_pat
     assert RunDirectory.open(run).epochs()[-1] == 3
 
 
+@pytest.mark.slow
 def test_a_run_of_any_name_is_trained_gone_on_with_and_evaluated(tmp_path, capsys):
     run = tmp_path / "lr[0.1] [/x] $a$_b \\ \udc80"
     assert train_tiny(run, "--epochs", "1") == 0
@@ -372,6 +376,7 @@ def test_resume_with_a_cosine_schedule_refuses_another_number_of_epochs(tmp_path
 # ------------------------------------------------------------------------------------------------------------------- failures
 
 
+@pytest.mark.slow
 def test_a_non_finite_loss_names_epoch_step_and_the_last_good_checkpoint(tmp_path, capsys):
     run = tmp_path / "run"
     command = ["nn", "--data", "digits", "--batch-size", "16", "--devices", "1", "--epochs", "3"]
@@ -391,6 +396,7 @@ def test_a_non_finite_loss_names_epoch_step_and_the_last_good_checkpoint(tmp_pat
     assert {name: result["examples"] for name, result in written["splits"].items()} == SIZES
 
 
+@pytest.mark.slow
 def test_parameters_ruined_by_the_last_step_of_an_epoch_are_not_called_good(tmp_path, capsys):
     run = tmp_path / "run"
     command = ["nn", "--data", "digits", "--batch-size", "64", "--devices", "1", "--epochs", "3"]

@@ -43,7 +43,10 @@ def assert_equal(ours, theirs):
         assert array.tobytes() == theirs[name].tobytes(), name
 
 
-@pytest.mark.parametrize(("network", "normalization"), [("resnet", "bin"), ("tiny", "bn"), ("tiny", "gn"), ("tiny", "flax_bn")])
+@pytest.mark.parametrize(
+    ("network", "normalization"),
+    [pytest.param("resnet", "bin", marks=pytest.mark.slow), ("tiny", "bn"), ("tiny", "gn"), ("tiny", "flax_bn")],
+)
 def test_four_devices_train_as_one_does(network, normalization):
     """Two epochs with augmentation, smoothing, decay, clipping and gates."""
     data = make_data()

@@ -85,6 +85,7 @@ def whole(small, tmp_path_factory):
     return output, out
 
 
+@pytest.mark.slow
 def test_rows_are_trained_evaluated_and_on_the_page(whole):
     output, out = whole
     results = json.loads((output / "results.json").read_text())
@@ -121,6 +122,7 @@ def test_killed_twice_it_ends_with_the_same_metrics(whole, small, tmp_path):
     assert metrics(output) == {"random": metrics(whole[0])["random"]}
 
 
+@pytest.mark.slow
 def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, tmp_path, capsys):
     output, _ = whole
     before = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/metrics.jsonl")}
@@ -141,6 +143,7 @@ def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, tmp_pat
     assert {path: path.stat().st_mtime_ns for path in output.glob("runs/*/metrics.jsonl")} == before
 
 
+@pytest.mark.slow
 def test_what_cant_be_done_is_refused_at_once(whole, tmp_path, capsys):
     def refused(*arguments):
         assert reproduce.main(arguments) == 1
@@ -246,6 +249,7 @@ def test_a_run_that_was_stopped_before_its_first_epoch_begins_anew(tmp_path, mon
     assert "--resume" not in done[0] and done[1] == ["experiments.evaluate", str(begun.run)]
 
 
+@pytest.mark.slow
 def test_damaged_records_of_a_run_stop_that_row_alone_and_delete_nothing(whole, tmp_path, capfd):
     """The row fails with the file's name, as often as it is tried; another is trained."""
     output = tmp_path / "study"

@@ -30,6 +30,7 @@ def everything(directory):
 # ---------------------------------------------------------------------------------------------------- kills and full disks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "points"),
     [
@@ -67,7 +68,7 @@ def flip(path, rng):
     path.write_bytes(raw)
 
 
-@pytest.mark.parametrize("flips", [16, pytest.param(160, marks=pytest.mark.slow), pytest.param(2000, marks=long)])
+@pytest.mark.parametrize("flips", [4, pytest.param(160, marks=pytest.mark.slow), pytest.param(2000, marks=long)])
 def test_no_flipped_bit_goes_unnoticed(tmp_path, flips):
     """Of a checkpoint, of the records and of the config: an error that names a file of the run, or the very same arrays."""
     make_run(tmp_path / "run", [0.5, 0.9])
@@ -104,6 +105,7 @@ def damage(path):
         file.write_bytes(bytes(byte ^ 4 if place % 10 == 0 else byte for place, byte in enumerate(file.read_bytes())))
 
 
+@pytest.mark.slow
 def test_resume_takes_the_checkpoint_before_a_damaged_one_and_keeps_that(tmp_path):
     make_run(tmp_path / "run", [0.5, 0.9, 0.6])
     damage(tmp_path / "run" / "checkpoints" / "3")
@@ -305,6 +307,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_never_train_one_run_and_a_dead_one_stops_nobody(tmp_path):
     make_run(tmp_path / "run", [0.5])
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)

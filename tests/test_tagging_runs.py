@@ -286,6 +286,7 @@ def test_a_tagger_of_segments_trains_evaluates_and_tags(data, tmp_path, capsys, 
     assert posteriors and all(0 < posterior <= 1 for posterior in posteriors)
 
 
+@pytest.mark.slow
 def test_devices_share_the_batches(data, tmp_path):
     """Two devices take the same steps as one, dropout included, up to rounding."""
     losses = []
@@ -345,6 +346,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_as_if_it_had_not_been(wh
     assert_same_run(run, whole)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on(data, tmp_path):
     run = tmp_path / "run"
     arguments = [*TINY, *ADAM, *BATCHES, "--data", str(data), "--run", str(run)]
@@ -467,6 +469,7 @@ def test_tag_writes_text_conll_json_and_html(whole, tmp_path, capsys):
     assert not re.search(r"https?:|<script|<link|<img", page)
 
 
+@pytest.mark.slow
 def test_annotations_go_through_training_and_back(whole, predictor, tmp_path, capsys):
     """A run on JSON lines learns; what tag writes of texts has their ranges, and is read as it was written."""
     for name, sentences in conll.load("sample").splits.items():

@@ -55,6 +55,8 @@ def cases():
 
 
 CASES = {name: case for name, *case in cases()}
+# Of every kind one; the rest is a minute and a half of compilation.
+QUICK = ("LSTM", "log_likelihood", "viterbi")
 
 
 def total(results):
@@ -98,7 +100,7 @@ def shard_map(function, params, arrays):
 
 
 @pytest.mark.parametrize("how", [explicit, automatic, shard_map])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
 def test_over_four_devices_as_on_one(name, how):
     function, params, arrays = CASES[name]
     expected = with_gradients(function)(params, *arrays)
