@@ -34,6 +34,8 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
+from colnorm.sharding import over_batch
+
 Array = jax.Array
 
 SLICE = 8  # images of a slice
@@ -75,7 +77,7 @@ def convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
     """``x (N, H, W, C)`` with ``kernel (3, 3, C, O)``, padding 1. On a CPU differentiable in reverse mode only."""
     if jax.default_backend() == "cpu" and x.dtype in (jnp.float32, jnp.float64):
         # A zero that varies over the axes of a shard_map as x does: the kernel's gradient is then added up over them.
-        return _convolve(x, kernel + jnp.sum(x[:0]), stride)
+        return over_batch(_convolve)(x, kernel + jnp.sum(x[:0]), stride)
     return _plain(x, kernel, stride)
 
 

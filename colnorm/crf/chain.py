@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from colnorm.crf.reductions import NEG_INF, Array
-from colnorm.crf.sharding import over_batch
+from colnorm.sharding import over_batch
 
 
 class Chain(NamedTuple):

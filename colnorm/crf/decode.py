@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from colnorm.crf.chain import Chain, Problem, in_order, path_score, prepare
 from colnorm.crf.posterior import posterior
 from colnorm.crf.reductions import NEG_INF, Array, best_move, finite_max
-from colnorm.crf.sharding import over_batch
+from colnorm.sharding import over_batch
 
 
 @jax.jit

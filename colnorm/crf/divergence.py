@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from colnorm.crf.chain import Chain, prepare
 from colnorm.crf.reductions import NEG_INF, Array, log_softmax
 from colnorm.crf.scan import forward_filter, last_marginal, last_scores, log_conditional, walk_back
-from colnorm.crf.sharding import over_batch
+from colnorm.sharding import over_batch
 
 
 @jax.jit

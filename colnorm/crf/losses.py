@@ -10,7 +10,7 @@ from colnorm.crf.decode import best_path
 from colnorm.crf.posterior import posterior
 from colnorm.crf.reductions import NEG_INF, Array, log_softmax, log_sum_exp
 from colnorm.crf.scan import forward_filter, last_scores, log_conditional
-from colnorm.crf.sharding import over_batch
+from colnorm.sharding import over_batch
 
 
 @jax.jit

@@ -16,7 +16,7 @@ from colnorm.crf import associative, scaled, scan
 from colnorm.crf.chain import Chain, Problem, check_tags, path_terms, prepare
 from colnorm.crf.reductions import NEG_INF, Array, log_sum_exp, sum_less_shift
 from colnorm.crf.scan import last_marginal, last_scores
-from colnorm.crf.sharding import over_batch
+from colnorm.sharding import over_batch
 
 METHODS = ("scan", "associative")
 

@@ -7,7 +7,7 @@ from colnorm.crf import scaled
 from colnorm.crf.chain import Chain, Problem, in_order, prepare
 from colnorm.crf.reductions import NEG_INF, Array, finite_max, log_softmax
 from colnorm.crf.scan import forward_filter, last_marginal, last_scores, walk_back
-from colnorm.crf.sharding import over_batch
+from colnorm.sharding import over_batch
 
 
 @jax.jit

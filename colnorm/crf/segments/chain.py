@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from colnorm.crf import chain as linear
 from colnorm.crf.chain import Gaps
 from colnorm.crf.reductions import NEG_INF, Array
-from colnorm.crf.sharding import over_batch
+from colnorm.sharding import over_batch
 
 
 class SegmentChain(NamedTuple):

@@ -9,7 +9,7 @@ from colnorm.crf.chain import Gaps, in_order
 from colnorm.crf.reductions import NEG_INF, Array, best_move, finite_max, safe_log
 from colnorm.crf.segments.chain import Problem, Segmentation, SegmentChain, path_score, prepare
 from colnorm.crf.segments.scan import backward_filter, next_inside, nothing
-from colnorm.crf.sharding import over_batch
+from colnorm.sharding import over_batch
 
 
 @jax.jit

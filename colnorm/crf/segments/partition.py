@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from colnorm.crf.reductions import NEG_INF, Array, log_sum_exp, sum_less_shift
 from colnorm.crf.segments.chain import Problem, Segmentation, SegmentChain, check_segmentation, path_terms, prepare
 from colnorm.crf.segments.scan import Filtered, backward_filter, expectations, first_scores
-from colnorm.crf.sharding import over_batch
+from colnorm.sharding import over_batch
 
 
 @jax.jit

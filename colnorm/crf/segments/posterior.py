@@ -7,7 +7,7 @@ from colnorm.crf.chain import in_order
 from colnorm.crf.reductions import NEG_INF, Array, log_softmax
 from colnorm.crf.segments.chain import SegmentChain, prepare
 from colnorm.crf.segments.scan import Step, backward_filter, first_label, first_scores, walk
-from colnorm.crf.sharding import over_batch
+from colnorm.sharding import over_batch
 
 
 @jax.jit
