@@ -6,11 +6,13 @@ for sentence in tagger.tag("Mr. Annan flew to Geneva on Monday. He stayed for tw
         print(entity.type, entity.text, entity.start, entity.end, entity.posterior)
 """
 
+import dataclasses
 import hashlib
 import json
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -24,7 +26,9 @@ from colnorm.data import text as raw_text
 from colnorm.data.encoding import Encoder
 from colnorm.data.schemes import entities, split_tag
 from colnorm.files import write_json
+from colnorm.process import available_cores
 from colnorm.run_directory import TAGGER, RunDirectory
+from colnorm.spelling import Spellings
 from colnorm.tagger import SegmentHead, apply, argument_names, build, check_parameters, decode
 from colnorm.training import Monitor
 
@@ -149,13 +153,17 @@ class Predictor:
             lengths = inputs["lengths"]
             return decode(emissions, chain, lengths), posteriors(emissions, chain, lengths, temperature)
 
+        self._without_characters = dataclasses.replace(encoder, characters=None)
         self._infer = jax.jit(infer)
         # One sentence is computed in milliseconds either way. Without optimizations it is compiled in half of the time, and by
         # the older emitter, which later releases have not, in a quarter.
         quick: dict[str, Any] = {"xla_backend_optimization_level": 0}
         if jax.__version_info__ < (0, 11):
             quick["xla_cpu_use_fusion_emitters"] = False
-        self._infer_one = jax.jit(infer, compiler_options=quick if jax.default_backend() == "cpu" else None)
+        options = quick if jax.default_backend() == "cpu" else None
+        self._infer_one = jax.jit(infer, compiler_options=options)
+        self._compiled: set[tuple[int, int]] = set()  # padded lengths and rows
+        self._spellings = Spellings(self.model, params, encoder, options) if self.model.num_characters else None
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -252,18 +260,45 @@ class Predictor:
         self, sentences: Sequence[Sequence[raw_text.Token]], batch_size: int = ROWS[0]
     ) -> Iterator[tuple[int, "Labels"]]:
         """The places of the sentences that have tokens, in the order of :func:`plan`, each with its tags and posteriors."""
+        batches = plan([len(sentence) for sentence in sentences], len(self.encoder.tags.names), batch_size)
+        new = [shape for shape in dict.fromkeys((length, rows) for length, rows, _ in batches) if shape not in self._compiled]
+        with ThreadPoolExecutor(available_cores()) as pool:
+            # Several programs are compiled side by side, the first ones run meanwhile.
+            compiling = {shape: pool.submit(self._run, [], *shape) for shape in new} if len(new) > 1 else {}
+            before: tuple[list[int], Any] | None = None
+            for length, rows, places in batches:
+                if (length, rows) in compiling:
+                    compiling.pop((length, rows)).result()
+                words = [[token.word for token in sentences[place]] for place in places]
+                running = self._run(words, length, rows)
+                # A batch is computed while the one before it is read.
+                if before is not None:
+                    yield from self._rows(sentences, *before)
+                before = places, running
+            if before is not None:
+                yield from self._rows(sentences, *before)
+
+    def _run(self, words: Sequence[Sequence[str]], length: int, rows: int) -> tuple[jax.Array, Posteriors]:
+        """Tags and posteriors of up to so many sentences of up to so many words; they may still be computed."""
+        words = [*words, *[[]] * (rows - len(words))]
+        inputs = self._without_characters.encode(words, length)
+        if self._spellings is not None:
+            inputs["character_states"] = self._spellings(words, length)
+        result = (self._infer_one if rows == 1 else self._infer)(self.params, jax.tree.map(jnp.asarray, inputs))
+        self._compiled.add((length, rows))
+        return result
+
+    def _rows(
+        self, sentences: Sequence[Sequence[raw_text.Token]], places: Sequence[int], computed: tuple[jax.Array, Posteriors]
+    ) -> Iterator[tuple[int, "Labels"]]:
+        """The rows of a batch."""
         names = self.encoder.tags.names
-        for length, rows, places in plan([len(sentence) for sentence in sentences], len(names), batch_size):
-            words = [[token.word for token in sentences[place]] for place in places]
-            inputs = self.encoder.encode(words + [[]] * (rows - len(places)), length)
-            tags, found = jax.device_get(
-                (self._infer_one if rows == 1 else self._infer)(self.params, jax.tree.map(jnp.asarray, inputs))
-            )
-            if not all(np.isfinite(part).all() for part in jax.tree.leaves(found)):
-                raise ValueError("the tagger's posteriors are not finite: the numbers of its parameters are too large")
-            for row, place in enumerate(places):
-                named = tuple(names[tag] for tag in tags[row, : len(sentences[place])])
-                yield place, Labels.of_row(named, found, row)
+        tags, found = jax.device_get(computed)
+        if not all(np.isfinite(part).all() for part in jax.tree.leaves(found)):
+            raise ValueError("the tagger's posteriors are not finite: the numbers of its parameters are too large")
+        for row, place in enumerate(places):
+            named = tuple(names[tag] for tag in tags[row, : len(sentences[place])])
+            yield place, Labels.of_row(named, found, row)
 
     def _sentence(self, tokens: Sequence[raw_text.Token], labels: "Labels", text: str) -> TaggedSentence:
         found = []
@@ -301,21 +336,20 @@ def posteriors(
     if chain is None:
         single = jax.nn.softmax(emissions)
         inside = jnp.arange(emissions.shape[1])[None] < lengths[:, None]
-        return Posteriors(single, entropy=jnp.sum(_surprise(single, 1.0).sum(-1), 1, where=inside))
+        return Posteriors(single, entropy=jnp.sum(_surprise(single).sum(-1), 1, where=inside))
     if isinstance(chain, SegmentHead):
         potentials = chain.potentials(emissions, lengths)
         return Posteriors(segment=segments.marginals(**potentials), entropy=segments.entropy(**potentials))
     pair = crf.pairwise_marginals(chain, emissions, lengths)
     single = _of_single_tags(chain, emissions, lengths, pair)
     # That of the first tag, and of each other tag given the one before it.
-    given = _surprise(pair, jnp.sum(pair, 3, keepdims=True)).sum((1, 2, 3))
-    return Posteriors(single, pair, entropy=_surprise(single[:, 0], 1.0).sum(-1) + given)
+    given = _surprise(pair).sum((1, 2, 3)) - _surprise(jnp.sum(pair, 3)).sum((1, 2))
+    return Posteriors(single, pair, entropy=jnp.maximum(_surprise(single[:, 0]).sum(-1) + given, 0))
 
 
-def _surprise(probability: jax.Array, given: jax.Array | float) -> jax.Array:
-    """``-p log(p / given)``, 0 where p is 0."""
-    positive = probability > 0
-    return jnp.where(positive, -probability * jnp.log(jnp.where(positive, probability / given, 1)), 0)
+def _surprise(probability: jax.Array) -> jax.Array:
+    """``-p log p``, 0 where p is 0."""
+    return -probability * jnp.log(jnp.maximum(probability, jnp.finfo(probability.dtype).tiny))
 
 
 def _of_single_tags(chain: crf.Chain, emissions: jax.Array, lengths: jax.Array, pair: jax.Array) -> jax.Array:

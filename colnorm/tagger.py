@@ -24,7 +24,7 @@ from colnorm.recurrent.layers import parameter_shapes as lstm_shapes
 
 Array = jax.Array
 
-INPUTS = ("words", "lengths", "characters", "character_lengths", "shapes")
+INPUTS = ("words", "lengths", "characters", "character_lengths", "shapes", "character_states")
 """What a tagger may read of a batch."""
 
 HEADS = ("softmax", "crf", "segments")
@@ -147,6 +147,7 @@ class Tagger(nn.Module):
         *,
         shapes: Array | None = None,
         positions: Array | None = None,
+        character_states: Array | None = None,
     ) -> tuple[Array, crf.Chain | SegmentHead | None]:
         """Tags a padded batch; ids as :class:`~colnorm.data.encoding.Encoder` makes them.
 
@@ -157,6 +158,8 @@ class Tagger(nn.Module):
           character_lengths: ``(B, T)``.
           train: whether to drop out, with the random numbers ``dropout``.
           shapes: ids ``(B, T)``, where the tagger reads shapes.
+          character_states: ``(B, T, 2 character_hidden)``, what :meth:`read_characters` says of each word, in place of its
+            characters.
           positions: ``(B,)`` places of the sentences in the whole batch, so that dropout is the same on any number of devices.
 
         Returns:
@@ -167,16 +170,20 @@ class Tagger(nn.Module):
         """
         if self.head not in HEADS:
             raise ValueError(f"head must be {' or '.join(HEADS)}, got {self.head!r}")
-        _check_given("characters", characters is not None and character_lengths is not None, self.num_characters > 0)
+        is_read = character_states is not None
+        are_given = characters is not None and character_lengths is not None
+        if is_read and are_given:
+            raise ValueError("give the characters or the character_states, not both")
+        _check_given("characters", is_read or are_given, self.num_characters > 0)
         _check_given("shapes", shapes is not None, self.shape_features > 0)
         positions = jnp.arange(words.shape[0]) if positions is None else positions
         if train and self.word_dropout:
             words = jnp.where(self._draw(positions, self.word_dropout, words.shape[1:]), UNKNOWN, words)
         inputs = [nn.Embed(self.num_words, self.word_features, dtype=self.dtype, name="word_embedding")(words)]
-        if self.num_characters:
-            reader = CharacterReader(self.num_characters, self.character_features, self.character_hidden, self.dtype)
-            nn.share_scope(self, reader)  # character_embedding and character_lstm are parameters of the tagger itself
-            inputs.append(reader(characters, character_lengths))
+        if character_states is not None:
+            inputs.append(character_states.astype(inputs[0].dtype))
+        elif self.num_characters:
+            inputs.append(self._reader()(characters, character_lengths))
         if self.shape_features:
             inputs.append(nn.Embed(NUM_SHAPES, self.shape_features, dtype=self.dtype, name="shape_embedding")(shapes))
         x = self._drop(jnp.concatenate(inputs, -1), positions, train)  # (B, T, D)
@@ -196,6 +203,16 @@ class Tagger(nn.Module):
             return emissions, SegmentHead(durations, segments.TagLayout.of(self.tag_names))
         chain = crf.LinearChainCRF(len(self.tag_names), name="crf")()
         return emissions, crf.constrain(chain, self.tag_names) if self.constrained else chain
+
+    @nn.compact
+    def read_characters(self, characters: Array, lengths: Array) -> Array:
+        """What the tagger reads of words alone: ids ``(N, L)`` of ``lengths (N,)``; returns ``(N, 2 character_hidden)``."""
+        return self._reader().read(characters, lengths)
+
+    def _reader(self) -> CharacterReader:
+        reader = CharacterReader(self.num_characters, self.character_features, self.character_hidden, self.dtype)
+        nn.share_scope(self, reader)  # character_embedding and character_lstm are parameters of the tagger itself
+        return reader
 
     def _draw(self, positions: Array, rate: float, shape: tuple[int, ...]) -> Array:
         """True with probability ``rate``, ``(B, *shape)``; each sentence's draw depends on its position alone."""

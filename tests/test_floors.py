@@ -13,7 +13,7 @@ FLOORS = [
     {"colnorm.crf", "colnorm.recurrent", "colnorm.normalization", "colnorm.convolution", "colnorm.optimizers", "colnorm.files"},
     {"colnorm.training", "colnorm.data", "colnorm.resnet", "colnorm.characters"},
     {"colnorm.checkpoint", "colnorm.metrics", "colnorm.parallel", "colnorm.tagger"},
-    {"colnorm", "colnorm.run_history", "colnorm.convert", "colnorm.nnx"},
+    {"colnorm", "colnorm.run_history", "colnorm.convert", "colnorm.nnx", "colnorm.spelling"},
     {"colnorm.run_directory"},
     {"colnorm.temperature", "colnorm.process"},
     {"colnorm.predict"},

@@ -1,6 +1,6 @@
 """A tagger of random parameters on text: what it takes, the shapes that it compiles, memory, and what is refused.
 
-What the tags and posteriors of a trained one are is in test_ner_commands.py. ``-m long`` tags
+What the tags and posteriors of a trained one are is in test_tagging_runs.py. ``-m long`` tags
 10,000 texts, and with ``COLNORM_SOAK_SECONDS=3600`` for an hour.
 """
 
@@ -20,11 +20,12 @@ import optax
 import pytest
 from tagger_cases import make_tagger
 
-from colnorm import predict, tagged
+from colnorm import predict, spelling, tagged
 from colnorm.cli import tag
 from colnorm.data import schemes
 from colnorm.run_directory import RunDirectory
-from colnorm.tagger import build
+from colnorm.spelling import Spellings
+from colnorm.tagger import apply, build
 from colnorm.training import TrainState
 
 TEXT = "Mr. Obama flew to Paris on Monday. He met the president of Iran's navy there!"
@@ -371,3 +372,36 @@ def test_a_terminal_that_lacks_a_character_is_one_line(tag_main, capsys):
         assert tag_main("Zürich") == 1
     expected = "standard output takes ascii, which has no 'ü'; write to a file with --output, or set PYTHONIOENCODING=utf-8"
     assert capsys.readouterr().err == f"error: {expected}\n"
+
+
+def test_words_are_spelt_once_and_as_in_a_batch(monkeypatch):
+    """The states that are kept by word are those that a tagger reads in a batch; when too many are kept all are forgotten."""
+    fields, encoder, params = make_tagger()
+    model = build(fields)
+    spellings = Spellings(model, params, encoder)
+    rng = np.random.default_rng(0)
+    alphabet = np.array([*encoder.characters.tokens[2:], "ß"])
+    words = ["".join(rng.choice(alphabet, rng.integers(1, 20))) for _ in range(400)]
+    sentences = [words[:150], [], words[100:400], ["", "Paris"]]
+    arrays = jax.tree.map(jnp.asarray, encoder.encode(sentences, 300))
+    states = jnp.asarray(spellings(sentences, 300))
+    assert len(spellings) == len({word for sentence in sentences for word in sentence})
+    emissions, _ = apply(model, params, arrays)
+    read = {name: arrays[name] for name in ("words", "lengths", "shapes")}
+    inside = np.arange(300) < np.asarray(arrays["lengths"])[:, None]
+    from_states, _ = apply(model, params, {**read, "character_states": states})
+    np.testing.assert_allclose(np.asarray(from_states)[inside], np.asarray(emissions)[inside], rtol=1e-4, atol=1e-4)
+
+    np.testing.assert_array_equal(spellings(sentences, 300), states)  # nothing is read again
+    monkeypatch.setattr(spelling, "MOST_WORDS", 500)
+    more = [["new" + str(number) for number in range(150)]]
+    fresh = Spellings(model, params, encoder)
+    np.testing.assert_allclose(spellings(more, 150), fresh(more, 150), atol=1e-6)
+    assert len(spellings) == 150
+
+
+def test_a_tagger_is_given_characters_or_their_states():
+    fields, encoder, params = make_tagger()
+    arrays = encoder.encode([["Paris"]], 1) | {"character_states": np.zeros((1, 1, 6), np.float32)}
+    with pytest.raises(ValueError, match="give the characters or the character_states, not both"):
+        apply(build(fields), params, jax.tree.map(jnp.asarray, arrays))
