@@ -53,7 +53,7 @@ MANY_TOKENS = 2**14
 MOST_MOVES = 2**24
 """Posteriors of pairs of tags in a batch, again but for one sentence: 64 MiB in float32."""
 
-LATER = {"longest": 12}
+LATER = {"longest": 12, "layers": 1}
 """Arguments of a tagger that files of older versions lack, and what those taggers would have there."""
 
 DIGEST = "sha256"

@@ -43,6 +43,7 @@ _COUNT = Kind("a positive integer", lambda value: type(value) is int and value >
 _KINDS = {
     "tag_names": Kind("distinct names", _is_list_of_tags),
     "num_words": _COUNT,
+    "layers": _COUNT,
     "longest": _COUNT,
     "constrained": FLAG,
     "dropout": _RATE,
@@ -94,6 +95,7 @@ class Tagger(nn.Module):
       num_characters: size of the character vocabulary; 0 leaves the character BiLSTM out.
       character_features, character_hidden: size of a character's embedding, and of their LSTM in each direction.
       shape_features: size of the embedding of a word's shape (capitalisation); 0 leaves it out.
+      layers: bidirectional LSTMs over words, one on the other. Each from the second on adds to what it reads (a residual).
       layer_norm: None for plain LSTMs, else where the cells normalize (:class:`~colnorm.LayerNormLSTM`); it concerns the
         LSTM over words, the one over characters stays plain.
       head: ``softmax``, each tag for itself, ``crf``, or ``segments``: a semi-Markov CRF, which adds scores of an entity's
@@ -105,8 +107,8 @@ class Tagger(nn.Module):
       word_dropout: rate at which training replaces a word's embedding by that of the unknown word.
       dtype: of embeddings and LSTM, None for float32; emissions, chain and parameters are float32.
 
-    Collections: ``params`` word_embedding, character_embedding, character_lstm, shape_embedding, lstm, emission, crf or
-    segments.
+    Collections: ``params`` word_embedding, character_embedding, character_lstm, shape_embedding, lstm, lstm_1 and so on,
+    emission, crf or segments.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -128,6 +130,7 @@ class Tagger(nn.Module):
     character_features: int = 25
     character_hidden: int = 25
     shape_features: int = 0
+    layers: int = 1
     layer_norm: Literal["gates", "output"] | None = None
     head: Literal["softmax", "crf", "segments"] = "crf"
     constrained: bool = True
@@ -192,6 +195,8 @@ class Tagger(nn.Module):
         if self.layer_norm is not None:
             cell = partial(LayerNormLSTM, self.hidden, normalize=self.layer_norm, dtype=self.dtype)
         states: Any = Bidirectional(cell, name="lstm")(x, lengths)
+        for number in range(1, self.layers):
+            states = states + Bidirectional(cell, name=f"lstm_{number}")(self._drop(states, positions, train), lengths)
         x = self._drop(states, positions, train)  # (B, T, 2 hidden)
         emissions = nn.Dense(len(self.tag_names), dtype=jnp.float32, name="emission")(x)  # (B, T, K)
         if self.head == "softmax":
@@ -269,6 +274,8 @@ def parameter_shapes(model: Tagger) -> dict[str, tuple[int, ...]]:
         shapes["shape_embedding/embedding"] = (NUM_SHAPES, model.shape_features)
         read += model.shape_features
     shapes |= _lstm_shapes("lstm", read, H, model.layer_norm)
+    for number in range(1, model.layers):
+        shapes |= _lstm_shapes(f"lstm_{number}", 2 * H, H, model.layer_norm)
     shapes |= {"emission/kernel": (2 * H, K), "emission/bias": (K,)}
     if model.head == "crf":
         shapes |= {"crf/transitions": (K, K), "crf/start": (K,), "crf/end": (K,)}

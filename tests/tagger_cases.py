@@ -20,6 +20,7 @@ FIELDS = {
     "character_features": 5,
     "character_hidden": 3,
     "shape_features": 3,
+    "layers": 2,
     "layer_norm": "output",
     "head": "crf",
     "constrained": True,

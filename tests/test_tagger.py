@@ -24,7 +24,7 @@ from colnorm.tagger import (
 TAGS = ("O", "B-a", "I-a", "B-b", "I-b")
 B, T, L = 4, 5, 6
 LENGTHS = np.array([5, 3, 0, 1], np.int32)
-EVERYTHING = {"num_characters": 9, "shape_features": 3, "layer_norm": "gates", "word_features": 4, "hidden": 6}
+EVERYTHING = {"layers": 2, "num_characters": 9, "shape_features": 3, "layer_norm": "gates", "word_features": 4, "hidden": 6}
 
 
 def draw(seed=0):
@@ -63,7 +63,8 @@ def test_parameters(everything):
     assert shapes["character_lstm"]["forward"]["input_kernel"] == (25, 100)
     assert shapes["shape_embedding"] == {"embedding": (7, 3)}
     assert shapes["lstm"]["backward"]["input_kernel"] == (4 + 50 + 3, 24)
-    assert "cell_scale" in shapes["lstm"]["forward"]
+    assert shapes["lstm_1"]["backward"]["input_kernel"] == (12, 24)
+    assert "cell_scale" in shapes["lstm"]["forward"] and "cell_scale" in shapes["lstm_1"]["forward"]
     assert "cell_scale" not in shapes["character_lstm"]["forward"]
     assert shapes["emission"] == {"kernel": (12, 5), "bias": (5,)}
     assert shapes["crf"] == {"transitions": (5, 5), "start": (5,), "end": (5,)}
@@ -86,6 +87,7 @@ def test_emissions_are_those_of_the_parts(everything, apply):
             spelt[b, t] = np.concatenate([states[n - 1, :25], states[0, 25:]])  # each direction's last
     x = jnp.concatenate([jnp.asarray(words), jnp.asarray(spelt), jnp.asarray(shapes)], -1)
     states = Bidirectional(partial(LayerNormLSTM, 6)).apply({"params": params["lstm"]}, x, INPUTS["lengths"])
+    states += Bidirectional(partial(LayerNormLSTM, 6)).apply({"params": params["lstm_1"]}, states, INPUTS["lengths"])
     kernel, bias = (np.asarray(params["emission"][name], np.float64) for name in ("kernel", "bias"))
     emissions, chain = apply(everything[1], **INPUTS)
     np.testing.assert_allclose(emissions, np.asarray(states, np.float64) @ kernel + bias, rtol=1e-5, atol=1e-6)
@@ -263,7 +265,14 @@ SMALL = {"word_features": 4, "hidden": 6}
     "fields",
     [
         EVERYTHING,
-        {**EVERYTHING, "layer_norm": "output", "character_features": 3, "character_hidden": 2, "dtype": jnp.bfloat16},
+        {
+            **EVERYTHING,
+            "layers": 3,
+            "layer_norm": "output",
+            "character_features": 3,
+            "character_hidden": 2,
+            "dtype": jnp.bfloat16,
+        },
         {**SMALL, "head": "softmax"},
         {**SMALL, "num_characters": 9},
         {**SMALL, "head": "segments", "longest": 3},

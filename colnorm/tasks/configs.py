@@ -63,6 +63,8 @@ class TaggingConfig:
     """Size of the embedding of a word's capitalisation; 0 leaves it out."""
     hidden: Count = 100
     """Features of the LSTM over words in each direction."""
+    layers: Count = 1
+    """LSTMs over words, one on the other; each from the second on adds to what it reads."""
     layer_norm: Literal["gates", "output"] | None = None
     """Normalize inside the cell: gates as Ba et al. (2016), output as the report."""
     head: Literal["softmax", "crf", "segments"] = "softmax"

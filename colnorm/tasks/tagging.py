@@ -76,6 +76,7 @@ def tagger_fields(config: TaggingConfig, encoder: Encoder, word_features: int) -
                 "character_features",
                 "character_hidden",
                 "shape_features",
+                "layers",
                 "layer_norm",
                 "head",
                 "constrained",
