@@ -96,14 +96,14 @@ def peak_mib(call: Call) -> float | None:
         gc.collect()
         trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-        before = _resident("VmRSS")
+        before = resident_kib("VmRSS")
         call()
-        return round(max(_resident("VmHWM") - before, 0) / 1024, 1)
+        return round(max(resident_kib("VmHWM") - before, 0) / 1024, 1)
     except (OSError, AttributeError):
         return None
 
 
-def _resident(name: str) -> int:
+def resident_kib(name: str) -> int:
     """A line of this process's status, in KiB."""
     found = re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())
     return int(found[1]) if found else 0

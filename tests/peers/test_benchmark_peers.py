@@ -133,3 +133,33 @@ def test_the_normalization_benchmark_refuses_to_time_another_function(wrong, mon
     monkeypatch.setattr(benchmark_normalization, "_jax_side", off)
     with pytest.raises(AssertionError, match="computes something else"):
         benchmark_normalization.main([*NORMALIZATION, "--kinds", "group"])
+
+
+def test_the_prediction_benchmark_times_every_side(tmp_path, capsys):
+    pytest.importorskip("spacy")
+    from experiments.benchmarks import prediction
+
+    output = tmp_path / "measured.json"
+    assert prediction.main(["--sentences", "30", "--repeats", "1", "--output", str(output)]) == 0
+    measured = json.loads(output.read_text())
+    assert list(measured["rows"]) == ["colnorm, first time", *prediction.SIDES]
+    assert measured["what"].startswith("30 sentences") and set(measured["ratios"]) == set(prediction.SIDES)
+    for row in measured["rows"].values():
+        assert row["first_answer_s"] > 0 and row["all_s"] > 0 and row["peak_mib"] > 50 and row["model_mb"] > 1
+    assert "tokens a second" in capsys.readouterr().out
+
+
+def test_the_prediction_benchmarks_peer_decodes_what_pytorch_crf_does():
+    from tagger_cases import SENTENCES, make_tagger
+
+    from colnorm.predict import Predictor
+
+    fields, encoder, params = make_tagger(layers=1, layer_norm=None, shape_features=0, constrained=False)
+    peer = torch_tagger.TorchTagger(fields)
+    peer.load_flax(params)
+    words = sorted(SENTENCES, key=len, reverse=True)
+    arrays = encoder.encode(words, len(words[0]))
+    with torch.inference_mode():
+        found = peer.decode({name: torch.from_numpy(values.astype(np.int64)) for name, values in arrays.items()})
+    tagged = Predictor(encoder, fields, params).tag(words)
+    assert [[fields["tag_names"][tag] for tag in tags] for tags in found] == [list(sentence.tags) for sentence in tagged]

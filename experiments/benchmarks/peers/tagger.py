@@ -60,14 +60,23 @@ class TorchTagger(nn.Module):
 
     def forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The negative log-likelihood summed over the sentences of a padded batch; lengths are on the CPU."""
+        emissions, mask = self.emissions(batch)
+        return -self.crf(emissions, batch["tags"][:, : emissions.shape[1]], mask=mask, reduction="sum")
+
+    def decode(self, batch: Mapping[str, torch.Tensor]) -> list[list[int]]:
+        """The most probable tags of each sentence."""
+        tags: list[list[int]] = self.crf.decode(*self.emissions(batch))
+        return tags
+
+    def emissions(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scores of the tags ``(B, T, K)``, and which tokens are there ``(B, T)``."""
         inputs = [self.word_embedding(batch["words"])]  # (B, T, D)
         if self.spells:
             inputs.append(self._spell(batch["characters"], batch["character_lengths"]))
         packed = pack_padded_sequence(torch.cat(inputs, -1), batch["lengths"], batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
         emissions = self.emission(states)
-        mask = torch.arange(emissions.shape[1])[None] < batch["lengths"][:, None]
-        return -self.crf(emissions, batch["tags"][:, : emissions.shape[1]], mask=mask, reduction="sum")
+        return emissions, torch.arange(emissions.shape[1])[None] < batch["lengths"][:, None]
 
     def _spell(self, characters: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The last states of every word that is not padding, zeros elsewhere, ``(B, T, 2 H)``."""
