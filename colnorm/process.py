@@ -46,6 +46,10 @@ def prepare(devices: int | None = 1, batch_size: int | None = None, *, keep_memo
 
     Raises:
       ValueError: devices below 1.
+
+    Example:
+      >>> from colnorm import process
+      >>> process.prepare(devices=None, batch_size=128)  # before anything is computed
     """
     if devices is not None and devices < 1:
         raise ValueError(f"--devices must be at least 1, got {devices}")
