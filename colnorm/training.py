@@ -285,7 +285,7 @@ def drive_steps(
             on_step(number, history[number])
 
     for number, indices in enumerate(batches):
-        state, sums = step(state, data, jnp.asarray(indices))
+        state, sums = step(state, data, indices if isinstance(indices, jax.Array) else jnp.asarray(indices))
         history.append(sums)
         if number >= 2:
             report(number - 2)

@@ -18,7 +18,7 @@ from parallel_cases import CONFIG, SIZE, make_data, make_state, named_arrays, tr
 from tiny_training import tiny
 
 from colnorm.data.batching import padded_batches, shuffled_batches
-from colnorm.parallel import Parallel, check_batch_size, make_engine
+from colnorm.parallel import Parallel, Sharded, check_batch_size, make_engine
 from colnorm.training import SingleDevice, TrainState
 from experiments import images as task
 
@@ -44,16 +44,22 @@ def assert_equal(ours, theirs):
 
 
 @pytest.mark.parametrize(
-    ("network", "normalization"),
-    [pytest.param("resnet", "bin", marks=pytest.mark.slow), ("tiny", "bn"), ("tiny", "gn"), ("tiny", "flax_bn")],
+    ("network", "normalization", "kind"),
+    [
+        pytest.param("resnet", "bin", Sharded, marks=pytest.mark.slow),
+        ("tiny", "bn", Sharded),
+        ("tiny", "bn", Parallel),
+        ("tiny", "gn", Sharded),
+        ("tiny", "flax_bn", Sharded),
+    ],
 )
-def test_four_devices_train_as_one_does(network, normalization):
+def test_four_devices_train_as_one_does(network, normalization, kind):
     """Two epochs with augmentation, smoothing, decay, clipping and gates."""
     data = make_data()
     config = dataclasses.replace(CONFIG, normalization=normalization)
     with tiny() if network == "tiny" else contextlib.nullcontext():
         state, losses = make_state(task.make_model(config, 10)), partial(task.make_loss, config, data)
-        one, four = make_engine(losses, 1), make_engine(losses, 4)
+        one, four = make_engine(losses, 1), kind(losses("devices"), jax.local_devices())
         assert (one.num_devices, four.num_devices) == (1, 4)
         expected, result = train(one, state, data), train(four, state, data)
         assert_close(named_arrays(result), named_arrays(expected))
@@ -102,16 +108,27 @@ def toy_data():
     return {"x": x, "y": y, "number": np.arange(SIZE)}
 
 
-@pytest.fixture(scope="module", params=[1, 2, 4])
+def pmapped(count, scan=None):
+    return Parallel(toy_loss("devices"), jax.local_devices()[:count], scan)
+
+
+def sharded(count, scan=None):
+    return Sharded(toy_loss("devices"), jax.local_devices()[:count], scan)
+
+
+@pytest.fixture(
+    scope="module", params=[partial(make_engine, toy_loss, 1), partial(sharded, 2), partial(sharded, 4), partial(pmapped, 4)]
+)
 def engine(request):
-    return make_engine(toy_loss, request.param)
+    return request.param()
 
 
-def test_a_scan_is_the_loop():
+@pytest.mark.parametrize("make", [sharded, pmapped])
+def test_a_scan_is_the_loop(make):
     data, batches = toy_data(), shuffled_batches(SIZE, 8, 0, 1)
     results = []
     for scan in (True, False):
-        engine = Parallel(toy_loss("devices"), jax.local_devices(), scan=scan)
+        engine = make(4, scan)
         state, sums = engine.train_epoch(engine.put_state(toy_state()), engine.put_data(data), batches)
         results.append((engine.get_state(state), sums))
     assert results[0][1]["loss"].shape == (4,)
@@ -119,10 +136,9 @@ def test_a_scan_is_the_loop():
 
 
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("devices", [1, 4])
-def test_the_second_step_does_not_compile_again(devices, scan, caplog):
-    parallel = Parallel(toy_loss("devices"), jax.local_devices()[:devices], scan=scan)
-    engine = parallel if devices > 1 else SingleDevice(toy_loss(), scan=scan)
+@pytest.mark.parametrize("make", [lambda scan: SingleDevice(toy_loss(), scan=scan), partial(sharded, 4), partial(pmapped, 4)])
+def test_the_second_step_does_not_compile_again(make, scan, caplog):
+    engine = make(scan=scan)
     data = engine.put_data(toy_data())
     state, _ = engine.train_epoch(engine.put_state(toy_state()), data, shuffled_batches(SIZE, 8, 0, 1)[: 4 if scan else 1])
     with jax.log_compiles(), caplog.at_level("WARNING"):
@@ -157,9 +173,10 @@ class Pending:
         return np.ones(())
 
 
-def test_evaluations_on_a_cpu_wait_for_each_other():
+@pytest.mark.parametrize("make", [sharded, pmapped])
+def test_evaluations_on_a_cpu_wait_for_each_other(make):
     """Several in flight could each hold threads that another's all-reduce waits for: real networks hung on two cores."""
-    engine, earlier = make_engine(toy_loss, 4), []
+    engine, earlier = make(4), []
 
     def evaluate(*_):
         assert all(result.waited for result in earlier)
@@ -219,7 +236,7 @@ def test_all_devices_are_the_default():
     assert make_engine(toy_loss).num_devices == 4
     assert [make_engine(toy_loss, None, size).num_devices for size in (1, 2, 6, 8, 9)] == [1, 2, 3, 4, 3]
     assert make_engine(toy_loss, 4, 2).num_devices == 4  # what is asked for is not changed, and refused elsewhere
-    assert isinstance(make_engine(toy_loss, 1), SingleDevice)
+    assert isinstance(make_engine(toy_loss, 1), SingleDevice) and isinstance(make_engine(toy_loss, 2), Sharded)
 
 
 # ------------------------------------------------------------------------------------------------------------- two processes
