@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CRF = "(32, 64, 17)", "(128, 104, 17)", "(32, 128, 64)", "(8, 1024, 17)"
-TAGGERS = "random", "glove", "char", "layer_norm", "crf", "crf_layer_norm", "best"
+TAGGERS = "random", "glove", "char", "layer_norm", "crf", "crf_layer_norm", "segments", "best"
 
 
 def speed(name: str) -> dict[str, Any]:

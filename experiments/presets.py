@@ -142,6 +142,7 @@ _TAGGING = [
     Preset("layer_norm", _CHAR_NORM, "char, layer-normalized LSTM", "tagging", "2.1.4", glove="must"),
     Preset("crf", _CRF, "char, linear-chain CRF", "tagging", "2.2", glove="must"),
     Preset("crf_layer_norm", _CRF_NORM, "crf, layer-normalized LSTM", "tagging", glove="must"),
+    Preset("segments", dataclasses.replace(_CHAR, head="segments"), "char, CRF over segments", "tagging", glove="must"),
     Preset("best", RECOMMENDED, "everything on, Adam", "tagging", glove="may"),
 ]
 

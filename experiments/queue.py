@@ -24,10 +24,13 @@ from typing import Annotated, Literal
 import tyro
 
 from colnorm import process
+from colnorm.files import read_json, write_json
+from experiments.presets import PRESETS
+from experiments.reproduce import STUDY
 from experiments.study import Scale
 
 RESULTS = Path("results") / "study"  # of the checkout
-KEPT = ("study.json", "crf_cost.json", "records/*.json")
+KEPT = ("crf_cost.json", "records/*.json")
 SECONDS = 20.0  # between looks at what is finished
 RETRY = 600.0  # until the next try where the checkout can't be committed to
 
@@ -140,6 +143,11 @@ def copy_study(source: Path, target: Path) -> None:
             copied = target / path.relative_to(source)
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copied)
+    # Rows that have come to the checkout since the queue was started stay.
+    ours, theirs = (read_json(folder / STUDY) if (folder / STUDY).exists() else {} for folder in (target, source))
+    seeds = max(ours.get("seeds", 0), theirs.get("seeds", 0))
+    scales = {**ours.get("scales", {}), **theirs.get("scales", {})}
+    write_json(target / STUDY, {"scales": {name: scales[name] for name in PRESETS if name in scales}, "seeds": seeds})
 
 
 def running(directory: Path) -> int | None:

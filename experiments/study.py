@@ -34,6 +34,7 @@ TAGGER_CLAIMS = (
     ("layer_norm", "char", "layer normalization"),
     ("crf", "char", "the CRF"),
     ("crf_layer_norm", "crf", "layer normalization under the CRF"),
+    ("segments", "crf", "segments in place of single tags"),
 )
 
 
