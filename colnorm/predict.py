@@ -6,6 +6,7 @@ for sentence in tagger.tag("Mr. Annan flew to Geneva on Monday. He stayed for tw
         print(entity.type, entity.text, entity.start, entity.end, entity.posterior)
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -43,6 +44,10 @@ LENGTHS = (16, 24, 32, 48, *(2**power for power in range(6, 16)))
 
 ROWS = (64, 8, 1)
 """Numbers of sentences in a batch, of short ones; longer ones are fewer."""
+
+FEW_BATCHES = 8
+"""Batches of a shape up to which a program is worth no more than a quick compilation: it saves two seconds on two cores, and
+costs a tenth of a second a batch."""
 
 MOST_TOKENS = 2**13
 """Padded tokens in a batch, but for a batch of one sentence."""
@@ -155,14 +160,15 @@ class Predictor:
 
         self._without_characters = dataclasses.replace(encoder, characters=None)
         self._infer = jax.jit(infer)
-        # One sentence is computed in milliseconds either way. Without optimizations it is compiled in half of the time, and by
-        # the older emitter, which later releases have not, in a quarter.
+        # Without optimizations a program is compiled in half of the time, and by the older emitter, which later releases have
+        # not, in a quarter. It then takes four times as long: for one sentence still milliseconds.
         quick: dict[str, Any] = {"xla_backend_optimization_level": 0}
         if jax.__version_info__ < (0, 11):
             quick["xla_cpu_use_fusion_emitters"] = False
         options = quick if jax.default_backend() == "cpu" else None
-        self._infer_one = jax.jit(infer, compiler_options=options)
-        self._compiled: set[tuple[int, int]] = set()  # padded lengths and rows
+        self._infer_quick = jax.jit(infer, compiler_options=options)
+        self._batches: collections.Counter[tuple[int, int]] = collections.Counter()  # so far, by padded length and rows
+        self._compiled: set[tuple[int, int, bool]] = set()  # the same, and whether quickly
         self._spellings = Spellings(self.model, params, encoder, options) if self.model.num_characters else None
 
     @property
@@ -261,16 +267,17 @@ class Predictor:
     ) -> Iterator[tuple[int, "Labels"]]:
         """The places of the sentences that have tokens, in the order of :func:`plan`, each with its tags and posteriors."""
         batches = plan([len(sentence) for sentence in sentences], len(self.encoder.tags.names), batch_size)
-        new = [shape for shape in dict.fromkeys((length, rows) for length, rows, _ in batches) if shape not in self._compiled]
+        self._batches.update((length, rows) for length, rows, _ in batches)
+        programs = [(length, rows, self._is_quick(length, rows)) for length, rows, _ in batches]
+        new = [program for program in dict.fromkeys(programs) if program not in self._compiled]
         with ThreadPoolExecutor(available_cores()) as pool:
             # Several programs are compiled side by side, the first ones run meanwhile.
-            compiling = {shape: pool.submit(self._run, [], *shape) for shape in new} if len(new) > 1 else {}
+            compiling = {program: pool.submit(self._run, [], *program) for program in new} if len(new) > 1 else {}
             before: tuple[list[int], Any] | None = None
-            for length, rows, places in batches:
-                if (length, rows) in compiling:
-                    compiling.pop((length, rows)).result()
-                words = [[token.word for token in sentences[place]] for place in places]
-                running = self._run(words, length, rows)
+            for program, (_, _, places) in zip(programs, batches, strict=True):
+                if program in compiling:
+                    compiling.pop(program).result()
+                running = self._run([[token.word for token in sentences[place]] for place in places], *program)
                 # A batch is computed while the one before it is read.
                 if before is not None:
                     yield from self._rows(sentences, *before)
@@ -278,14 +285,18 @@ class Predictor:
             if before is not None:
                 yield from self._rows(sentences, *before)
 
-    def _run(self, words: Sequence[Sequence[str]], length: int, rows: int) -> tuple[jax.Array, Posteriors]:
+    def _is_quick(self, length: int, rows: int) -> bool:
+        """Whether batches of a shape are computed by a program that is compiled quickly."""
+        return rows == 1 or (self._batches[length, rows] <= FEW_BATCHES and (length, rows, False) not in self._compiled)
+
+    def _run(self, words: Sequence[Sequence[str]], length: int, rows: int, quick: bool) -> tuple[jax.Array, Posteriors]:
         """Tags and posteriors of up to so many sentences of up to so many words; they may still be computed."""
         words = [*words, *[[]] * (rows - len(words))]
         inputs = self._without_characters.encode(words, length)
         if self._spellings is not None:
             inputs["character_states"] = self._spellings(words, length)
-        result = (self._infer_one if rows == 1 else self._infer)(self.params, jax.tree.map(jnp.asarray, inputs))
-        self._compiled.add((length, rows))
+        result = (self._infer_quick if quick else self._infer)(self.params, jax.tree.map(jnp.asarray, inputs))
+        self._compiled.add((length, rows, quick))
         return result
 
     def _rows(

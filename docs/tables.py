@@ -52,10 +52,31 @@ def headline() -> str:
             line("CRF, decoding", crf[f"{shape} decode"], "pytorch-crf"),
             line("BiLSTM", lstm["plain 128x104x150x128"], "torch.nn.LSTM"),
             line("batch norm", speed("normalization")["batch 128x32x32x16"], "torch, channels last"),
+            ["tagging 1,000 tokens", *_tagging(speed("prediction"))],
             line("BiLSTM-CRF, a training step", speed("tagger"), "PyTorch"),
             line("ResNet-14, a training step", step, "torch, channels last", "colnorm, 2 devices"),
         ],
     )
+
+
+def _tagging(rows: dict[str, Any]) -> list[str]:
+    ours, theirs = (1e6 / rows[side]["tokens_per_second"] for side in ("colnorm", "PyTorch"))
+    return [f"{ours:.3g}\N{NO-BREAK SPACE}ms", f"{theirs:.3g}\N{NO-BREAK SPACE}ms", f"{theirs / ours:.2g}"]
+
+
+def prediction() -> str:
+    lines = [
+        [
+            side,
+            f"{row['first_answer_s']:.1f} s",
+            f"{row['all_s']:.1f} s",
+            f"{row['tokens_per_second']:,}" if "tokens_per_second" in row else "",
+            f"{row['peak_mib']:,.0f} MiB",
+            f"{row['model_mb']:.1f} MB",
+        ]
+        for side, row in speed("prediction").items()
+    ]
+    return table(["", "first answer", "4,000 sentences after it", "tokens a second, warm", "peak memory", "model"], lines)
 
 
 def study() -> str:
@@ -155,9 +176,8 @@ def taggers() -> str:
     return table(["tagger", "what", "micro F1", "report", "macro F1", "report"], map(tagger, TAGGERS))
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    each.__name__: each for each in (headline, study, crf, functions, recurrent, ragged, normalization, steps, taggers)
-}
+ALL = headline, study, crf, functions, recurrent, ragged, normalization, steps, prediction, taggers
+TABLES: dict[str, Callable[[], str]] = {each.__name__: each for each in ALL}
 
 
 def filled(text: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from colnorm import process
-from colnorm.files import write_json
+from colnorm.files import read_json, write_json
 from colnorm.tasks import console
 from experiments import plotting
 from experiments.benchmarks import harness
@@ -42,6 +42,8 @@ class Command:
     """Visits to each side."""
     output: Path | None = None
     """Write the measurements here as JSON, after every cell."""
+    resume: bool = False
+    """Keep the cells that --output has already."""
     plot: Path | None = None
     """Draw the heat maps here."""
 
@@ -74,10 +76,11 @@ def run(command: Command) -> None:
         "machine": harness.machine(),
         "cells": {},
     }
+    if command.resume and command.output is not None and command.output.exists():
+        measured["cells"] = read_json(command.output)["cells"]
     screen = console.make_console()
     for shape in itertools.product(command.batches, command.lengths, command.tags):
-        cell = measure_cell(command, shape)
-        if not cell:
+        if str(shape) in measured["cells"] or not (cell := measure_cell(command, shape)):
             continue
         measured["cells"][str(shape)] = cell
         for work, times in cell.items():
