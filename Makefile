@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH ?= torch==2.13.0
 
 # A file of tests stays in one process: what its tests share is trained and compiled once.
-PYTEST := -m pytest --numprocesses auto --dist loadfile --durations 15
+PYTEST := -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 15
 
 .PHONY: demo test slow peers docs wheel lint clean
 
@@ -15,7 +15,8 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python $(PYTEST) --ignore=tests/peers
 
-# What `make test` leaves out: trainings that are stopped and gone on with, every guide, every transformation, a browser.
+# What `make test` leaves out: trainings that are stopped and gone on with, guides and examples of docstrings, most transformations,
+# second derivatives, a browser.
 slow: .venv/.installed
 	$(BIN)/python $(PYTEST) --ignore=tests/peers -m slow
 

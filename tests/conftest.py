@@ -36,3 +36,12 @@ def x64():
     """Float64 for the length of one test."""
     with jax.enable_x64(True):
         yield
+
+
+# Whole trainings, which share what they train and so stay in one process: begun last, they would leave the other core idle.
+FIRST = ("test_tagging_runs", "test_image_runs", "test_reproduce", "test_docs", "test_page")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first."""
+    items.sort(key=lambda item: FIRST.index(item.module.__name__) if item.module.__name__ in FIRST else len(FIRST))

@@ -60,6 +60,7 @@ def test_values_and_gradients_are_those_of_the_plain_convolution(shape, stride, 
             close(our, their, relative)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES[:2] + SHAPES[4:6])
 def test_second_derivatives(shape, stride, x64):
@@ -95,6 +96,7 @@ def test_the_module_is_flaxs_with_the_same_parameters(stride, use_bias):
     jax.tree.map(lambda a, b: close(a, b, 1e-5), *(jax.grad(loss)(variables, module) for module in (ours, theirs)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float16])
 def test_narrow_types_are_flaxs_bit_for_bit(dtype):
     x = draw((2, 4, 6, 3), jnp.bfloat16 if dtype is None else jnp.float32)
@@ -106,6 +108,7 @@ def test_narrow_types_are_flaxs_bit_for_bit(dtype):
     np.testing.assert_array_equal(y, expected)
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop():
     x, kernel = draw((3, 2, 4, 6, 16), jnp.float32), draw((3, 3, 3, 16, 16), jnp.float32, seed=1)
     cotangent = draw(x.shape, jnp.float32, seed=2)
@@ -118,6 +121,7 @@ def test_vmap_is_a_loop():
         close(our, jnp.stack(their), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 2])
 def test_devices_share_a_batch(stride):
     x, kernel, cotangent = case((8, 4, 6, 16, 16), stride, jnp.float32)

@@ -49,6 +49,7 @@ def loop_score(chain, emissions, tags, length):
     return chain.start[tags[0]] + emitted + chain.transitions[tags[:-1], tags[1:]].sum() + chain.end[tags[-1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("some", [2, 3, 9, 17])
 def test_float32_keeps_probabilities_and_entropy_at_scores_of_a_thousand(some):
     """Of ``some`` of 17 tags; emissions forbid the others."""
@@ -76,6 +77,7 @@ def test_float32_keeps_probabilities_and_entropy_at_scores_of_a_thousand(some):
     np.testing.assert_allclose(actual["by_transitions"], expected_moves, rtol=1e-5, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "level"), [(0, 0), (1, 0), (0, 100.1), (30, 0)])
 def test_ten_thousand_steps_in_float32(scale, level):
     rng = np.random.default_rng(1)
@@ -96,6 +98,7 @@ def test_ten_thousand_steps_in_float32(scale, level):
     np.testing.assert_allclose(actual["log_likelihood"], [exact - log_partition], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hundreds_of_steps_associatively():
     """All equal: the rounding errors of all factors have the same sign."""
     chain, length = crf.Chain.zeros(3), 200

@@ -141,6 +141,7 @@ def test_posterior_decoding_can_differ_from_viterbi_and_differentiates():
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXACT)
 def test_divergences_are_those_of_every_path(kind):
     infinite = 0
@@ -172,6 +173,7 @@ def test_a_chain_is_at_no_distance_from_itself_and_costs_its_entropy(kind):
         np.testing.assert_allclose(crf.cross_entropy(*arguments), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_cross_entropy_is_expected_counts_of_q_less_those_of_p():
     p, q = random_problem("normal", 2), random_problem("normal", 12)
     q = q._replace(emissions=np.nan_to_num(q.emissions))
@@ -227,6 +229,7 @@ def test_expected_costs_and_their_gradients_are_those_of_every_path(kind):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5), actual, total(parts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXACT)
 def test_weighted_marginal_likelihoods_are_those_of_every_path(kind):
     for seed in range(3):

@@ -69,6 +69,7 @@ def test_gaps_change_nothing(kind):
                 np.testing.assert_allclose(actual[b, mask[b]], expected[b, :length], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {"viterbi", "posterior_decode", "k_best"}))
 def test_gradients_come_back_to_their_positions(name):
     problem = random_problem("normal", 0, lengths=[6, 5, 1, 3, 0, 2, 4])
@@ -93,6 +94,7 @@ def test_gradients_come_back_to_their_positions(name):
         np.testing.assert_allclose(of_emissions_gapped[b, mask[b]], of_emissions[b, :length], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_second_derivatives_go_through_gaps(x64):
     problem = random_problem("normal", 3, (2, 4, 3), lengths=[4, 2], dtype=np.float64)
     mask = np.array([[False, True, True, False, True, True], [True, False, False, True, False, False]])

@@ -83,6 +83,7 @@ def test_the_hand_over_at_a_gap_in_the_emissions():
         np.testing.assert_allclose(by_chain.transitions, [[0, 0], [0, 2]], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["transitions", "start", "end"])
 @pytest.mark.parametrize("size", [10, 50, 60, 90, 200, 1e4])
 def test_gaps_in_a_part_of_the_chain(part, size):
@@ -149,6 +150,7 @@ def test_under_vmap_each_problem_goes_its_own_way():
     np.testing.assert_allclose(by_chain.transitions, np.tile([[0, 0], [0, 2]], (4, 1, 1)), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 20, 70, 300])
 def test_second_derivatives_on_both_sides(size):
     """Of the log-partition forward over reverse and reverse over reverse, against differences of exact gradients."""
@@ -201,6 +203,7 @@ def test_an_impossible_sequence_does_not_spoil_the_others():
         np.testing.assert_allclose(a[others], b[others], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 130])
 def test_sums_over_any_number_of_positions(length):
     """The transitions' gradient is summed in groups of 64."""

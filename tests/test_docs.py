@@ -73,6 +73,7 @@ def test_every_public_name_is_on_an_api_page():
     assert len(set(DOCUMENTED)) == len(DOCUMENTED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in DOCUMENTED if name not in SHOWN_ELSEWHERE])
 def test_docstrings_have_an_example_that_runs(name):
     example = doctest.DocTestParser().get_doctest(inspect.getdoc(resolve(name)), {}, name, None, 0)

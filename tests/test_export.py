@@ -42,6 +42,7 @@ def elsewhere(exported, arguments, tmp_path):
     return list(np.load(paths[2]).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_crf_is_exported_with_open_shapes(name, tmp_path):
     B, T = export.symbolic_shape("b, t", constraints=["t >= 2"])

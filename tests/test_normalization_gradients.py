@@ -60,6 +60,7 @@ def test_float32_gradients_are_the_float64_ones_where_the_mean_is_large(kind):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), single, double)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "masked"), [("bn", False), ("bn", True), ("bin", True), ("gn", True)])
 def test_second_derivatives_are_right(kind, masked, x64):
     layer, x = LAYERS[kind](param_dtype=jnp.float64), random_input(SMALL[1], np.float64)
@@ -132,6 +133,7 @@ def test_the_layers_gate_gradient_is_the_unclipped_one_at_the_nearest_end(gate):
     np.testing.assert_allclose(gradient, np.where(leaves, 0, unclipped), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [1.0, 1.3, -0.3])
 def test_descent_takes_a_gate_from_an_end_or_from_outside_to_its_target(start):
     x, target = random_input(SHAPES[2]), 0.4
@@ -166,6 +168,7 @@ def split_loss(layer, variables, params, x, cotangent, mask):
     return jnp.sum(y * cotangent), (y, state["batch_stats"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("transform", ["pmap", "vmap"])
 @pytest.mark.parametrize("kind", RUNNING)

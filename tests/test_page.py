@@ -213,6 +213,7 @@ def test_a_record_of_another_run_is_refused(tmp_path):
         gather.gather([of_row])
 
 
+@pytest.mark.slow
 def test_rows_of_two_scales_say_so_and_are_not_compared(tmp_path):
     scales = {"gn": "full", "bn": "reduced", "glove": "reduced", "random": "full", "char": "reduced"}
     jobs = [job.Job(PRESETS[name], 0, scale, tmp_path) for name, scale in scales.items()]
@@ -247,6 +248,7 @@ def test_batch_sizes_are_compared_at_the_epoch_that_all_reached():
     assert page.batch_sizes(rows | {"bn": rows["bn"] | {"scale": "full"}}, histories) == ({}, 0)
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_page(written, tmp_path):
     results, output = written
     records = {

@@ -97,6 +97,7 @@ def test_the_two_directions_are_an_lstm_and_a_reversed_one():
 # -------------------------------------------------------------------------------------------------- padding and lengths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_sequence_of_a_batch_is_as_if_alone(kind):
     layer, x, lengths, carry = make(kind), random_array((3, 4, D)), np.array([4, 2, 2]), random_carry("both", batch=3)
@@ -127,6 +128,7 @@ def test_lengths_of_any_integer_dtype(dtype):
     jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sequence_read_in_two_parts_is_as_if_in_one(kind, direction):
@@ -144,6 +146,7 @@ def test_a_sequence_read_in_two_parts_is_as_if_in_one(kind, direction):
 # ------------------------------------------------------------------------------------------------------ transformations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_vmap_over_parameters_and_input(kind):
     layer = make(kind)
@@ -179,6 +182,7 @@ def test_both_directions_run_in_one_scan():
 # ----------------------------------------------------------------------------------------------------- dtypes and extremes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dtype"), [*((kind, jnp.bfloat16) for kind in KINDS), ("plain", jnp.float16)])
 def test_half_precision_is_close_to_float32(kind, dtype):
     """Products and h are rounded to 8 or 11 bits; c and the statistics are not. Values here reach 1 (plain) and 4 (output)."""

@@ -85,6 +85,7 @@ def test_float64_gradients_are_those_of_a_plain_scan(kind, x64):
         assert_close(gradients(ours, *case), gradients(plain_function(kind, "both"), *case), 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "direction"), [("plain", "forward"), ("gates", "backward")])
 def test_float64_hessian_vector_products_are_those_of_a_plain_scan(kind, direction, x64):
     ours = layer_function(kind, direction, param_dtype=np.float64)
@@ -105,6 +106,7 @@ def test_float32_gradients_are_the_float64_ones(kind):
         assert_close(ours, expected, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_lies_past_a_length_changes_no_result_and_no_gradient(kind):
     layer = layer_function(kind, "both")
@@ -119,6 +121,7 @@ def test_what_lies_past_a_length_changes_no_result_and_no_gradient(kind):
         jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dtype"), [*((kind, None) for kind in KINDS), ("gates", jnp.bfloat16)])
 def test_extreme_inputs_stay_finite(kind, dtype):
     layer = layer_function(kind, "both") if dtype is None else layer_function(kind, "both", dtype=dtype)

@@ -70,6 +70,7 @@ def test_convolutions_have_biases_only_without_normalization():
     assert {"conv/kernel", "norm/scale", "stage1_block1/norm2/bias", "stage3_block1/conv1/kernel"} <= normalized
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize(("height", "width", "channels"), [(32, 32, 3), (28, 28, 1), (9, 14, 4), (4, 4, 3)])
 def test_features_have_the_documented_names_and_shapes(n, height, width, channels):
@@ -110,6 +111,7 @@ def test_the_placement_of_the_norm_changes_no_parameter(normalization):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_after_the_addition_a_norm_stands_before_every_activation(normalization):
     """What enters the last relu is then normalized: batch norm's mean and variance are its bias and squared scale."""
@@ -216,6 +218,7 @@ def _at(tree, name):
     return tree
 
 
+@pytest.mark.slow
 def test_flaxs_batch_norm_is_the_same_network_over_five_updates():
     ours, flaxs = resnet("bn", 1), resnet("flax_bn", 1)
     variables = random_variables(ours)
@@ -234,6 +237,7 @@ def test_flaxs_batch_norm_is_the_same_network_over_five_updates():
     jax.tree.map(close, *results)
 
 
+@pytest.mark.slow
 def test_four_devices_are_one():
     images, labels = random_images((8, 8, 8, 3)), np.arange(8)
     whole, split = resnet("bn"), resnet("bn", axis_name="devices")
@@ -260,6 +264,7 @@ def test_four_devices_are_one():
 # -------------------------------------------------------------------------------------------------- dtypes, jit, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["bn", "gn"])
 def test_bfloat16_is_close_to_float32_and_its_logits_are_float32(normalization):
     with jax.numpy_dtype_promotion("standard"):  # nn.Conv promotes its float32 kernel implicitly

@@ -224,6 +224,7 @@ def test_runs_side_by_side(whole, tmp_path, capsys):
     assert "expected runs of one task, got images and tagging" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path, capsys):
     words = sorted({word for sentence in conll.load(data).train for word in sentence.words})[:40]
     rng = np.random.default_rng(0)
@@ -416,6 +417,7 @@ def test_entities_of_raw_text(predictor):
         predictor.tag(["Paris", ""])
 
 
+@pytest.mark.slow
 def test_the_posterior_of_an_entity_is_its_share_of_sampled_paths(predictor):
     """Of 20,000 paths drawn from the chain, those in which the very entity stands."""
     words = ["President", "Barack", "Obama", "visited", "New", "York", "on", "Monday"]
