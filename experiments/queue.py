@@ -143,11 +143,12 @@ def copy_study(source: Path, target: Path) -> None:
             copied = target / path.relative_to(source)
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copied)
-    # Rows that have come to the checkout since the queue was started stay.
-    ours, theirs = (read_json(folder / STUDY) if (folder / STUDY).exists() else {} for folder in (target, source))
-    seeds = max(ours.get("seeds", 0), theirs.get("seeds", 0))
-    scales = {**ours.get("scales", {}), **theirs.get("scales", {})}
-    write_json(target / STUDY, {"scales": {name: scales[name] for name in PRESETS if name in scales}, "seeds": seeds})
+    # Rows that have come to the target since stay.
+    stored = [read_json(folder / STUDY) for folder in (target, source) if (folder / STUDY).exists()]
+    if stored:
+        scales = {name: scale for study in stored for name, scale in study["scales"].items()}
+        seeds = max(study["seeds"] for study in stored)
+        write_json(target / STUDY, {"scales": {name: scales[name] for name in PRESETS if name in scales}, "seeds": seeds})
 
 
 def running(directory: Path) -> int | None:
