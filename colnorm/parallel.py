@@ -9,6 +9,7 @@ On several hosts call ``jax.distributed.initialize()`` first, in every process, 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from colnorm.training import (
-    Array,
     Data,
     Engine,
     LossFn,
@@ -115,11 +115,7 @@ class Sharded:
         self.scan = not self.on_cpu if scan is None else scan
         self._whole, self._split = (NamedSharding(self.mesh, spec) for spec in (P(), P(None, AXIS) if self.scan else P(AXIS)))
 
-        def train(state: TrainState, data: Data, indices: Array) -> tuple[TrainState, Sums]:
-            return train_step(state, data, indices, loss_fn=loss_fn, axis_name=AXIS)
-
-        def evaluate(variables: Mapping[str, Any], data: Data, indices: Array) -> Sums:
-            return eval_step(variables, data, indices, loss_fn=loss_fn, axis_name=AXIS)
+        train, evaluate = (partial(step, loss_fn=loss_fn, axis_name=AXIS) for step in (train_step, eval_step))
 
         def over_mesh(step: Callable[..., Any], indices: P) -> Callable[..., Any]:
             # Steps reduce over the axis themselves: gradients must not be added up a second time, as checked ones would be.
@@ -163,7 +159,7 @@ class Sharded:
         check_batch_size(batches.shape[1], self.num_devices)
         split = NamedSharding(self.mesh, P(AXIS))
         sums: Iterator[Sums] = (self._evaluate(state.variables, data, self._put(indices, split)) for indices in batches)
-        return add_sums(map(jax.block_until_ready, sums) if self.on_cpu else sums)  # one at a time, as `Parallel` says
+        return add_sums(_one_at_a_time(sums) if self.on_cpu else sums)
 
 
 class Parallel:
@@ -190,11 +186,7 @@ class Parallel:
         self.num_devices = len(self.devices) * jax.process_count()
         self.scan = self.devices[0].platform != "cpu" if scan is None else scan
 
-        def train(state: TrainState, data: Data, indices: Array) -> tuple[TrainState, Sums]:
-            return train_step(state, data, indices, loss_fn=loss_fn, axis_name=AXIS)
-
-        def evaluate(variables: Mapping[str, Any], data: Data, indices: Array) -> Sums:
-            return eval_step(variables, data, indices, loss_fn=loss_fn, axis_name=AXIS)
+        train, evaluate = (partial(step, loss_fn=loss_fn, axis_name=AXIS) for step in (train_step, eval_step))
 
         # pmap takes either every device of every process or a list of them.
         over = None if jax.process_count() > 1 else self.devices
@@ -228,13 +220,18 @@ class Parallel:
         if self.scan:
             state, sums = self._train(state, data, jnp.asarray(parts.swapaxes(0, 1)))
             return state, jax.device_get(sums)
-        return drive_steps(self._train, state, data, parts, on_step)
+        return drive_steps(self._train, state, data, map(jnp.asarray, parts), on_step)
 
     def evaluate(self, state: TrainState, data: Data, batches: np.ndarray) -> dict[str, np.ndarray]:
         """The sums over all of ``batches (steps, batch)``."""
         sums: Iterator[Sums] = (self._evaluate(state.variables, data, part) for part in self.split(batches))
-        if self.devices[0].platform == "cpu":
-            # One at a time: virtual CPU devices share few threads, and of several executions in flight those that wait for
-            # another device in a collective can take all of them. Training steps wait for each other's state anyway.
-            sums = map(jax.block_until_ready, sums)
-        return add_sums(sums)
+        return add_sums(_one_at_a_time(sums) if self.devices[0].platform == "cpu" else sums)
+
+
+def _one_at_a_time(sums: Iterator[Sums]) -> Iterator[Sums]:
+    """Each is computed before the next begins.
+
+    Virtual CPU devices share few threads, and of several executions in flight those that wait for another device in a
+    collective can take all of them. Training steps wait for each other's state anyway.
+    """
+    return map(jax.block_until_ready, sums)

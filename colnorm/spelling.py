@@ -47,7 +47,7 @@ class Spellings:
 
     def __call__(self, sentences: Sequence[Sequence[str]], length: int) -> np.ndarray:
         """The states of sentences of words, padded with zeros: ``(len(sentences), length, 2 character_hidden)``."""
-        words = [word for sentence in sentences for word in sentence]
+        words = [self._read_of(word) for sentence in sentences for word in sentence]
         new = [word for word in dict.fromkeys(words) if word not in self._places]
         if len(self._places) + len(new) > MOST_WORDS:
             self._places.clear()
@@ -57,6 +57,12 @@ class Spellings:
         inside = np.arange(length) < np.array([len(sentence) for sentence in sentences])[:, None]
         padded[inside] = self._states[[self._places[word] for word in words]]
         return padded
+
+    def _read_of(self, word: str) -> str:
+        """The characters of a word that are read, so that what is kept doesn't grow with the length of words."""
+        longest = self._encoder.word_length
+        tail = longest // 2
+        return word if len(word) <= longest else word[: longest - tail] + word[len(word) - tail :]
 
     def _keep(self, words: Sequence[str]) -> None:
         """Reads words that are not kept yet."""

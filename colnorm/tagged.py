@@ -21,16 +21,15 @@ def joined(texts: Sequence[str], of_texts: Sequence[Sequence[TaggedSentence]]) -
     return "\n".join(texts), moved
 
 
-def keep_sure(sentence: TaggedSentence, min_posterior: float | Mapping[str, float]) -> TaggedSentence:
-    """Without the entities that are less probable than ``min_posterior``, for all types or by type; their tokens become O."""
-    if isinstance(min_posterior, Mapping):
-        kept = tuple(entity for entity in sentence.entities if entity.posterior >= min_posterior.get(entity.type, 0))
-    else:
-        kept = tuple(entity for entity in sentence.entities if entity.posterior >= min_posterior)
-    tags = list(sentence.tags)
-    for entity in set(sentence.entities) - set(kept):
-        tags[entity.first : entity.last] = ["O"] * (entity.last - entity.first)
-    return sentence._replace(tags=tuple(tags), entities=kept)
+def keep_sure(sentence: TaggedSentence, min_posterior: Mapping[str, float]) -> TaggedSentence:
+    """Without the entities that are less probable than their type's ``min_posterior``; their tokens become O."""
+    tags, kept = list(sentence.tags), []
+    for entity in sentence.entities:
+        if entity.posterior >= min_posterior.get(entity.type, 0):
+            kept.append(entity)
+        else:
+            tags[entity.first : entity.last] = ["O"] * (entity.last - entity.first)
+    return sentence._replace(tags=tuple(tags), entities=tuple(kept))
 
 
 def most_uncertain(

@@ -252,7 +252,7 @@ class SingleDevice:
         if self.scan:
             state, sums = self._train(state, data, jnp.asarray(batches))
             return state, jax.device_get(sums)
-        return drive_steps(self._train, state, data, batches, on_step)
+        return drive_steps(self._train, state, data, map(jnp.asarray, batches), on_step)
 
     def evaluate(self, state: TrainState, data: Data, batches: np.ndarray) -> dict[str, np.ndarray]:
         """The sums over all of ``batches (steps, batch)``."""
@@ -285,7 +285,7 @@ def drive_steps(
             on_step(number, history[number])
 
     for number, indices in enumerate(batches):
-        state, sums = step(state, data, indices if isinstance(indices, jax.Array) else jnp.asarray(indices))
+        state, sums = step(state, data, indices)
         history.append(sums)
         if number >= 2:
             report(number - 2)

@@ -26,8 +26,9 @@ FIELDS = ("scale", "config", "history", "evaluation", "machine", "vectors", "tes
 def write(run: Path, scale: Scale, path: Path) -> None:
     """Writes the summary of an evaluated run."""
     opened = RunDirectory.open(run)
-    evaluation = opened.evaluation() or {}
-    evaluation.pop("min_posterior", None)  # the curves of precision and recall are of use beside the run
+    evaluation = opened.evaluation()
+    if evaluation is not None:
+        evaluation.pop("min_posterior", None)  # the curves of precision and recall are of use beside the run
     summary = {
         "scale": scale,
         "config": {name: Path(value).name if name in PATHS and value else value for name, value in opened.config.items()},

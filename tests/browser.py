@@ -69,15 +69,6 @@ class Page:
         for character in text:
             self.send("Input.dispatchKeyEvent", type="char", text=character)
 
-    def move(self, x, y):
-        """The mouse."""
-        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-
-    def click(self, x, y):
-        """The left button."""
-        for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-
 
 @contextlib.contextmanager
 def opened(url, profile, width=1000, height=800):

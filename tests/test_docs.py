@@ -13,7 +13,7 @@ import pytest
 from docs_blocks import PAGES, ROOT, blocks, run
 
 import colnorm
-from colnorm import crf
+from colnorm import cli, crf
 
 README = "README.md"
 API = sorted(page for page in PAGES if page.startswith("docs/api/"))
@@ -90,6 +90,8 @@ def commands():
         for block in blocks(page):
             for line in block.code.splitlines() if block.language == "bash" else ():
                 words = line.partition("  #")[0].split()
+                if words[:1] == ["colnorm"]:
+                    assert words[1] in cli.COMMANDS, f"{page}: {line}"
                 if words[:2] == ["python", "-m"] or words[:1] == ["make"]:
                     yield page, words
 

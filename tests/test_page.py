@@ -4,8 +4,8 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
 
+import browser
 import numpy as np
 import pytest
 
@@ -17,7 +17,6 @@ from experiments.presets import PRESETS
 MACHINE = {"device": "cpu", "processor": "a <fast> one, 2 cores", "jax": "0.10.2"}
 COVERAGE = {"entries": 200, "exact": 60, "lowercased": 20, "tokens": 1000, "exact_tokens": 700, "lowercased_tokens": 100}
 TAGS = ["O", "B-geo", "I-geo", "B-per", "I-per"]
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
 
 def finish(job, accuracy):
@@ -269,21 +268,15 @@ def test_a_row_seed_is_averaged_as_far_as_all_seeds_went():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+@pytest.mark.skipif(browser.PATH is None, reason="no Chromium")
 def test_a_browser_shows_every_picture_on_a_phone_without_scrolling_sideways(written, tmp_path):
-    html = (written[1] / "index.html").read_text()
-    probe = """<script>addEventListener("load", () => { const all = [...document.images];
-    document.querySelectorAll("details").forEach((d) => (d.open = true));
-    document.body.dataset.seen = all.filter((i) => i.complete && i.naturalWidth > 50).length + " of " + all.length;
-    document.body.dataset.wide = document.documentElement.scrollWidth + " in " + innerWidth; });</script>"""
-    copy = tmp_path / "page.html"
-    copy.write_text(html.replace("</body>", probe + "</body>"))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--virtual-time-budget=10000", "--dump-dom"]
-    shown = subprocess.run([BROWSER, *flags, copy.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
-    count = html.count("<img ")
-    assert count >= 20 and f'data-seen="{count} of {count}"' in shown
-    width, window = map(int, re.search(r'data-wide="(\d+) in (\d+)"', shown).groups())
-    assert width <= window
+    path = written[1] / "index.html"
+    with browser.opened(path.as_uri(), tmp_path, width=500, height=900) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        count = path.read_text().count("<img ")
+        assert count >= 20
+        page.wait(f"[...document.images].filter(each => each.complete && each.naturalWidth > 50).length == {count}")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        shown = page.evaluate("document.documentElement.outerHTML")
     for name in PRESETS:
         assert (f'id="row-{name}"' in shown) == (name in {*ACCURACIES, "ln", "best"})

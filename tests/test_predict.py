@@ -245,7 +245,7 @@ def soak(predictor, longest, seconds=None, texts=0):
 def check_soak(fields, encoder, params, longest, programs, **how):
     done, tokens, compiled, memory = soak(predict.Predictor(encoder, fields, params), longest, **how)
     print(f"{done:,} texts, {tokens:,} tokens, {compiled} programs")
-    assert done >= 100 and programs / 2 <= compiled <= programs
+    assert done >= 100 and compiled == programs
     if memory:
         first, second = np.array_split(memory, 2)
         print(
@@ -255,7 +255,7 @@ def check_soak(fields, encoder, params, longest, programs, **how):
 
 
 def test_hundreds_of_texts_take_no_more_programs_and_memory():
-    check_soak(*make_tagger(characters=False), 24, 10, texts=400)
+    check_soak(*make_tagger(characters=False), 24, 7, texts=400)  # the shape that comes most often twice
 
 
 @pytest.mark.long
@@ -405,3 +405,18 @@ def test_a_tagger_is_given_characters_or_their_states():
     arrays = encoder.encode([["Paris"]], 1) | {"character_states": np.zeros((1, 1, 6), np.float32)}
     with pytest.raises(ValueError, match="give the characters or the character_states, not both"):
         apply(build(fields), params, jax.tree.map(jnp.asarray, arrays))
+
+
+def test_of_a_long_word_no_more_is_kept_than_is_read():
+    fields, encoder, params = make_tagger()
+    spellings = Spellings(build(fields), params, encoder)
+    read = encoder.word_length
+    long = [["x" * (read // 2) + str(number) * 10_000 + "y" * (read // 2)] for number in range(3)]
+    states = spellings(long, 1)
+    assert len(spellings) == 1 and max(map(len, spellings._places)) == read
+    emissions = [apply(build(fields), params, encoder.encode(words, 1))[0] for words in (long[:1], [[long[0][0][:read]]])]
+    assert not np.allclose(*emissions)
+    arrays = encoder.encode(long, 1)
+    whole, _ = apply(build(fields), params, arrays)
+    kept = {name: arrays[name] for name in ("words", "lengths", "shapes")} | {"character_states": states}
+    np.testing.assert_allclose(apply(build(fields), params, kept)[0], whole, rtol=1e-4, atol=1e-4)

@@ -1,14 +1,17 @@
 """What is done with tagged sentences: the unsure entities left out, the most uncertain sentences found."""
 
+import itertools
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tagger_cases import SENTENCES, make_tagger
 
-from colnorm import cli, model_file, predict, tagged
+from colnorm import cli, crf, model_file, predict, tagged
 from colnorm.data import json_lines, schemes
 from colnorm.metrics import precision_recall
+from colnorm.tagger import apply
 
 TEXTS = [" ".join(words) for words in SENTENCES] + ["Paris", ""]
 
@@ -38,13 +41,13 @@ def test_entities_below_a_posterior_are_left_out(stored, of_texts, tmp_path):
     middle = posteriors[len(posteriors) // 2]
     assert posteriors[0] < middle
     for sentence in sentences:
-        assert tagged.keep_sure(sentence, 0.0) == sentence
-        for minimum in (middle, {"geo": middle}):
-            kept = tagged.keep_sure(sentence, minimum)
-            sure = [e for e in sentence.entities if e.posterior >= middle or (e.type == "per" and isinstance(minimum, dict))]
+        assert tagged.keep_sure(sentence, {}) == sentence
+        for types in (("geo", "per"), ("geo",)):
+            kept = tagged.keep_sure(sentence, dict.fromkeys(types, middle))
+            sure = [e for e in sentence.entities if e.posterior >= middle or e.type not in types]
             assert list(kept.entities) == sure and kept.tokens == sentence.tokens
             assert schemes.entities(kept.tags) == [(e.type, e.first, e.last) for e in sure]
-    shown = run(stored, tmp_path, "--format", "json", "--min-posterior", "0", f"geo={middle}")
+    shown = run(stored, tmp_path, "--format", "json", "--min-posterior", "0", "--min-posterior", f"geo={middle}")
     found = [entity for line in shown.splitlines() for entity in json.loads(line)["entities"]]
     expected = [e for s in sentences for e in s.entities if e.type == "per" or e.posterior >= middle]
     assert [(e["type"], e["text"]) for e in found] == [(e.type, e.text) for e in expected] and len(found) < len(posteriors)
@@ -67,18 +70,11 @@ def test_the_most_uncertain_sentences(stored, of_texts, tmp_path):
 
 def test_entropy_is_that_of_the_paths(stored):
     """Against all paths of a sentence of three tokens: their number is small."""
-    from itertools import product
-
-    import jax.numpy as jnp
-
-    from colnorm import crf
-    from colnorm.tagger import apply
-
     predictor = model_file.load(stored)
     words = ["Mr.", "Obama", "flew"]
     inputs = {name: jnp.asarray(values) for name, values in predictor.encoder.encode([words], 3).items()}
     emissions, chain = apply(predictor.model, predictor.params, inputs)
-    paths = jnp.asarray(list(product(range(emissions.shape[-1]), repeat=3)))
+    paths = jnp.asarray(list(itertools.product(range(emissions.shape[-1]), repeat=3)))
     scores = np.asarray(crf.score(chain, jnp.repeat(emissions, len(paths), 0), paths), np.float64)
     p = np.exp(scores - scores.max())
     p /= p.sum()
@@ -90,13 +86,13 @@ def test_entropy_is_that_of_the_paths(stored):
     [
         (["--min-posterior", "1.5"], "expected a number from 0 to 1, or one for a type of geo, per, as per=0.9; got '1.5'"),
         (["--min-posterior", "nan"], "got 'nan'"),
-        (["--min-posterior", "0.5", "org=0.5"], "got 'org=0.5'"),
+        (["--min-posterior", "0.5", "--min-posterior", "org=0.5"], "got 'org=0.5'"),
         (["--min-posterior", "per="], "got 'per='"),
         (["--most-uncertain", "0"], "--most-uncertain must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_asked(stored, capsys, arguments, message):
-    assert cli.main(["tag", "--model", str(stored), "Paris", *arguments]) == 1
+    assert cli.main(["tag", "--model", str(stored), *arguments, "Paris"]) == 1
     assert message in capsys.readouterr().err
 
 

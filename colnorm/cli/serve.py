@@ -44,19 +44,30 @@ def serve(command: Command) -> None:
         predictor.tag_tokens([["word"] * length])
     app = server.make_app(predictor, Path(command.model).name, most_characters=command.most_characters)
     with _listen(command.host, command.port) as listener:
-        print(f"http://{command.host}:{listener.getsockname()[1]}", flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        url = f"http://{command.host}:{listener.getsockname()[1]}"
+        _Announced(uvicorn.Config(app, log_level="warning"), url).run(sockets=[listener])
+
+
+class _Announced(uvicorn.Server):
+    """Says where it is once it answers and heeds signals: before, a Ctrl-C could get lost in the collection of garbage."""
+
+    def __init__(self, config: uvicorn.Config, url: str):
+        super().__init__(config)
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self._url, flush=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound, before anything is said to be served."""
+    """A socket that is bound."""
     if not 0 <= port < 2**16:
         raise ValueError(f"--port must be 0 to 65,535, got {port}")
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(100)  # who connects from now on waits until it is served
     except OSError as error:
         listener.close()
         raise ValueError(f"can't listen at {host}, port {port}: {error.strerror}") from None

@@ -31,9 +31,9 @@ class Command:
     format: Literal["color", "conll", "json", "spans", "html"] = "color"
     """color: coloured text; conll: token and tag; json: a line a sentence, with character ranges and posteriors; spans: a line
     a text, as annotation tools read it; html: a page of its own."""
-    min_posterior: tuple[str, ...] = ()
-    """Leave out entities that are less probable: 0.8 for all types, per=0.9 for one. The curves that colnorm evaluate draws
-    help to choose."""
+    min_posterior: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Leave out entities that are less probable: 0.8 for all types, per=0.9 for one; may be given several times. The curves
+    that colnorm evaluate draws help to choose."""
     most_uncertain: int | None = None
     """Show only so many sentences, those of whose tags the model is least sure (by their entropy): what to label next."""
     output: Path | None = None

@@ -129,8 +129,10 @@ def parse(body: bytes, most_characters: int) -> tuple[list[str], bool]:
     if size > most_characters:
         raise RequestError(413, f"expected at most {most_characters:,} characters, got {size:,}")
     for number, text in enumerate(texts, 1):
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise RequestError(400, f"text {number}: expected characters, got half of a surrogate pair")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise RequestError(400, f"text {number}: expected characters, got half of a surrogate pair") from None
     return texts, many
 
 

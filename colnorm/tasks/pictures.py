@@ -31,6 +31,7 @@ def _as_it_is(figure: Any) -> None:
 
 
 def make_figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    """A figure that needs no screen and its axes ``(rows, columns)``; sizes are in inches."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -50,6 +51,7 @@ def reproducible() -> Iterator[None]:
 
 
 def save(figure: Any, path: Path) -> Path:
+    """Writes a figure, whole or not at all; the suffix says in which form."""
     import matplotlib.pyplot as plt
 
     unfinished = path.with_name(path.name + TEMPORARY)  # a picture is whole or not there
@@ -67,6 +69,7 @@ def save(figure: Any, path: Path) -> Path:
 
 
 def epochs_axis(axis: Any, ylabel: str) -> None:
+    """Whole epochs from left to right."""
     axis.set_xlabel("epoch")
     axis.set_ylabel(ylabel)
     axis.xaxis.get_major_locator().set_params(integer=True)

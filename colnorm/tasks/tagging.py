@@ -324,9 +324,10 @@ class TaggingTask:
         raw = predict_split(params, split)
         tags, losses, found = predict_split(params, split, degree)
         splits: dict[str, Any] = {}
+        parts: dict[str, slice] = {}
         first = 0
         for name, sentences in self.data.splits.items():
-            part = slice(first, first + len(sentences))
+            part = parts[name] = slice(first, first + len(sentences))
             first = part.stop
             splits[name] = {
                 "examples": len(sentences),
@@ -335,11 +336,9 @@ class TaggingTask:
                 "calibration": calibration(*judged(sentences, found[part])),
                 "calibration_before": calibration(*judged(sentences, raw.entities[part])),
             }
-        first_of_validation = len(self.data.train)
-        of_validation = found[first_of_validation : first_of_validation + len(self.data.validation)]
-        self._write_predictions(run, tags[first - len(self.data.test) :])
+        self._write_predictions(run, tags[parts["test"]])
         mode = "seqeval's default: entities as conlleval reads them, exact span and type"
-        sure = min_posteriors(self.data.validation, of_validation)
+        sure = min_posteriors(self.data.validation, found[parts["validation"]])
         return {"mode": mode, "temperature": degree, "min_posterior": sure, "splits": splits, **self._chain(params)}
 
     def _write_predictions(self, run: RunDirectory, tags: Sequence[Sequence[str]]) -> None:
@@ -374,9 +373,8 @@ class TaggingTask:
                 },
                 run.file(CALIBRATION),
             ),
+            pictures.draw_precision_recall(evaluated["min_posterior"], run.file(PRECISION_RECALL), title),
         ]
-        if "min_posterior" in evaluated:  # not in evaluations of earlier versions
-            drawn.append(pictures.draw_precision_recall(evaluated["min_posterior"], run.file(PRECISION_RECALL), title))
         if "chain" in evaluated:
             drawn.append(pictures.draw_transitions(evaluated["chain"], run.file(TRANSITIONS), title))
         return drawn
