@@ -260,7 +260,7 @@ def test_hundreds_of_texts_take_no_more_programs_and_memory():
 
 @pytest.mark.long
 def test_thousands_of_texts_take_no_more_programs_and_memory():
-    check_soak(*make_tagger(), 3_000, 50, **({"seconds": float(SOAK_SECONDS)} if SOAK_SECONDS else {"texts": 10_000}))
+    check_soak(*make_tagger(), 3_000, 46, **({"seconds": float(SOAK_SECONDS)} if SOAK_SECONDS else {"texts": 10_000}))
 
 
 # ------------------------------------------------------------------------------------------------------------- a run on disk
