@@ -2,7 +2,7 @@
 
 Every device holds the state and the data set; a batch's indices are split over the devices, and the step itself reduces
 gradients, sums and batch statistics over the axis :data:`AXIS`. The result is the single device's, up to the rounding of
-sums. Left to automatic sharding, without the axis, a training step of ResNet-14 took 1.45 times as long on two virtual CPU
+sums. Left to automatic sharding, without the axis, a training step of ResNet-14 took 1.4 times as long on two virtual CPU
 devices: the slices of the batch that a kernel's gradient sums over there are then no longer each on one device.
 
 On several hosts call ``jax.distributed.initialize()`` first, in every process, with the same data and seed in each.
