@@ -1,4 +1,4 @@
-"""Training: a state, pure steps, two ways to drive an epoch of them, and the loop over epochs.
+"""Training: a state, pure steps, and the loop over epochs. What drives the steps of an epoch is in :mod:`colnorm.parallel`.
 
 The pieces fit any task that can say what its loss is::
 
@@ -6,8 +6,8 @@ The pieces fit any task that can say what its loss is::
 
 ``sums`` is a dict of arrays *summed* over the examples of the batch, with at least ``loss`` and ``count`` (the weight of the
 examples); what a task reports is a ratio of such sums, so that averages over ragged or padded batches and over devices are
-right. A batch is what :func:`take_batch` cuts out of a data set that lives on the device: its arrays indexed by examples,
-and ``weights``, ``positions``.
+right. A batch is what :func:`take_batch` cuts out of a data set: its arrays indexed by examples, and ``weights``,
+``positions``.
 
 Everything random is a function of (seed, step), and the order of examples one of (seed, epoch): a run that is restored from
 a checkpoint goes on exactly as if it had never stopped.
@@ -15,7 +15,7 @@ a checkpoint goes on exactly as if it had never stopped.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -29,7 +29,6 @@ Array = jax.Array
 Data = Mapping[str, Array]
 Sums = dict[str, Array]
 LossFn = Callable[[Mapping[str, Any], Data, Array, bool], tuple[Sums, Any]]
-Step = Callable[..., Any]
 
 
 class TrainState(train_state.TrainState):
@@ -93,13 +92,14 @@ def create_state(
     )
 
 
-def take_batch(data: Data, indices: Array, axis_name: str | None = None) -> dict[str, Array]:
+def take_batch(data: Data, indices: Array, axis_name: str | None = None, taken: bool = False) -> dict[str, Array]:
     """Examples of ``data`` by index, with two arrays more.
 
     Args:
       data: arrays with a leading axis of examples.
       indices: ``(B,)``; -1 stands for padding.
       axis_name: the device axis, where the batch is split over devices.
+      taken: ``data`` is the examples of ``indices`` already, in their order; at padding it may hold any example.
 
     Returns:
       ``data``'s keys indexed, ``weights (B,)`` float32, 0 at padding and 1 elsewhere, and ``positions (B,)``, each example's
@@ -113,19 +113,22 @@ def take_batch(data: Data, indices: Array, axis_name: str | None = None) -> dict
       ([30, 10, 10], [1.0, 1.0, 0.0], [0, 1, 2])
     """
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * indices.shape[0]
-    batch = {name: jnp.take(values, jnp.maximum(indices, 0), axis=0) for name, values in data.items()}
+    batch = dict(data)
+    if not taken:
+        batch = {name: jnp.take(values, jnp.maximum(indices, 0), axis=0) for name, values in data.items()}
     batch["weights"] = (indices >= 0).astype(jnp.float32)
     batch["positions"] = first + jnp.arange(indices.shape[0])
     return batch
 
 
 def train_step(
-    state: TrainState, data: Data, indices: Array, *, loss_fn: LossFn, axis_name: str | None = None
+    state: TrainState, data: Data, indices: Array, *, loss_fn: LossFn, axis_name: str | None = None, taken: bool = False
 ) -> tuple[TrainState, Sums]:
     """One optimizer step on the mean loss of a batch.
 
     Under ``axis_name`` each device holds a part of the indices; gradients and sums are added up over the axis and divided
-    by the whole batch's count, so that the step is that of one device with all of it.
+    by the whole batch's count, so that the step is that of one device with all of it. ``taken`` is that of
+    :func:`take_batch`.
 
     Returns:
       the next state, and the batch's ``sums`` before the update, over all devices.
@@ -143,7 +146,7 @@ def train_step(
       >>> float(sums["loss"] / sums["count"]), round(float(state.params["kernel"][0, 0]), 3)
       (10.0, 1.0)
     """
-    batch = take_batch(data, indices, axis_name)
+    batch = take_batch(data, indices, axis_name, taken)
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
 
     def objective(params: Any) -> tuple[Array, tuple[Sums, Any]]:
@@ -165,7 +168,13 @@ def train_step(
 
 
 def eval_step(
-    variables: Mapping[str, Any], data: Data, indices: Array, *, loss_fn: LossFn, axis_name: str | None = None
+    variables: Mapping[str, Any],
+    data: Data,
+    indices: Array,
+    *,
+    loss_fn: LossFn,
+    axis_name: str | None = None,
+    taken: bool = False,
 ) -> Sums:
     """The sums of a batch in evaluation mode, over all devices; padding (index -1) has weight 0.
 
@@ -178,13 +187,13 @@ def eval_step(
       >>> float(sums["loss"]), float(sums["count"])
       (6.0, 2.0)
     """
-    batch = take_batch(data, indices, axis_name)
+    batch = take_batch(data, indices, axis_name, taken)
     sums, _ = loss_fn(variables, batch, jax.random.key(0), False)
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
 
 class Engine(Protocol):
-    """Where steps run: on one device here, on several in :mod:`colnorm.parallel`. Both drive an epoch in either way.
+    """Where steps run, :class:`colnorm.parallel.Sharded` say.
 
     ``put_state`` and ``put_data`` move arrays to where the steps want them, ``get_state`` brings a state back to one copy on
     the host. ``train_epoch`` and ``evaluate`` take batches of indices ``(steps, batch)``.
@@ -199,104 +208,6 @@ class Engine(Protocol):
         self, state: TrainState, data: Data, batches: np.ndarray, on_step: Callable[[int, Sums], None] | None = None
     ) -> tuple[TrainState, dict[str, np.ndarray]]: ...
     def evaluate(self, state: TrainState, data: Data, batches: np.ndarray) -> dict[str, np.ndarray]: ...
-
-
-class SingleDevice:
-    """Runs the steps on the default device.
-
-    On an accelerator a whole epoch is one compiled ``lax.scan`` over the batches, with the state donated: no time in Python
-    or on the way between host and device. On the CPU it is a Python loop over the compiled step, since XLA's CPU backend
-    runs convolutions inside a loop body many times slower (https://github.com/jax-ml/jax/issues/12868).
-
-    Args:
-      loss_fn: the task's.
-      scan: which of the two; by default a scan everywhere but on the CPU.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from colnorm import training
-      >>> engine = training.SingleDevice(lambda variables, batch, key, train: ({"count": jnp.sum(batch["weights"])}, {}))
-      >>> data = engine.put_data({"x": jnp.zeros((5, 1))})
-      >>> float(jnp.sum(data["x"])), engine.num_devices
-      (0.0, 1)
-    """
-
-    num_devices = 1
-
-    def __init__(self, loss_fn: LossFn, scan: bool | None = None):
-        self.scan = jax.default_backend() != "cpu" if scan is None else scan
-
-        def train(state: TrainState, data: Data, indices: Array) -> tuple[TrainState, Sums]:
-            return train_step(state, data, indices, loss_fn=loss_fn)
-
-        def evaluate(variables: Mapping[str, Any], data: Data, indices: Array) -> Sums:
-            return eval_step(variables, data, indices, loss_fn=loss_fn)
-
-        self._train = jax.jit(scan_steps(train) if self.scan else train, donate_argnums=0)
-        self._evaluate = jax.jit(evaluate)
-
-    def put_state(self, state: TrainState) -> TrainState:
-        # A copy: the steps donate their argument, which must not be the caller's arrays.
-        return jax.tree.map(jnp.array, state)
-
-    def get_state(self, state: TrainState) -> TrainState:
-        return jax.device_get(state)
-
-    def put_data(self, data: Mapping[str, Any]) -> Data:
-        return jax.tree.map(jnp.asarray, dict(data))
-
-    def train_epoch(
-        self, state: TrainState, data: Data, batches: np.ndarray, on_step: Callable[[int, Sums], None] | None = None
-    ) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """Trains on ``batches (steps, batch)``; returns the state and each step's sums, stacked ``(steps, ...)``."""
-        if self.scan:
-            state, sums = self._train(state, data, jnp.asarray(batches))
-            return state, jax.device_get(sums)
-        return drive_steps(self._train, state, data, map(jnp.asarray, batches), on_step)
-
-    def evaluate(self, state: TrainState, data: Data, batches: np.ndarray) -> dict[str, np.ndarray]:
-        """The sums over all of ``batches (steps, batch)``."""
-        return add_sums(self._evaluate(state.variables, data, jnp.asarray(indices)) for indices in batches)
-
-
-def scan_steps(step: Step) -> Step:
-    """Makes ``step(state, data, indices)`` one over ``indices`` with a leading axis of steps; sums come out stacked."""
-
-    def epoch(state: TrainState, data: Data, batches: Array) -> tuple[TrainState, Sums]:
-        return jax.lax.scan(lambda state, indices: step(state, data, indices), state, batches)
-
-    return epoch
-
-
-def drive_steps(
-    step: Step,
-    state: TrainState,
-    data: Data,
-    batches: Iterable[Any],
-    on_step: Callable[[int, Sums], None] | None = None,
-) -> tuple[TrainState, dict[str, np.ndarray]]:
-    """A Python loop over a compiled step, two steps ahead of the device at most; calls ``on_step(number, its sums)``."""
-    history: list[Sums] = []
-
-    def report(number: int) -> None:
-        # Waiting for an older step, not for the one just begun, keeps the device busy.
-        history[number] = jax.device_get(history[number])
-        if on_step is not None:
-            on_step(number, history[number])
-
-    for number, indices in enumerate(batches):
-        state, sums = step(state, data, indices)
-        history.append(sums)
-        if number >= 2:
-            report(number - 2)
-    for number in range(max(len(history) - 2, 0), len(history)):
-        report(number)
-    return state, jax.tree.map(lambda *values: np.stack(values), *history)
-
-
-def add_sums(batches: Iterator[Sums]) -> dict[str, np.ndarray]:
-    """Sums of sums, in float64 on the host; all batches are in flight before the first is waited for."""
-    return jax.tree.map(lambda *values: np.sum(values, axis=0, dtype=np.float64), *jax.device_get(list(batches)))
 
 
 class NonFiniteLossError(RuntimeError):
@@ -379,14 +290,14 @@ def fit(
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
-      >>> from colnorm import optimizers, training
+      >>> from colnorm import optimizers, parallel, training
       >>> import flax.linen as nn
       >>> class Forgetful:  # a store; a run directory is one that keeps everything
       ...     def append(self, record): print(record)
       ...     def save(self, state, epoch, best_epoch): print("best so far:", best_epoch)
       ...     def prune(self, epoch, best_epoch): pass
       >>> state = training.create_state(nn.Dense(1), optimizers.sgd(optimizers.constant(0.1)), 0, jnp.ones((1, 1)))
-      >>> engine = training.SingleDevice(lambda variables, batch, key, train: ({}, {}))
+      >>> engine = parallel.Sharded(lambda axis_name: lambda variables, batch, key, train: ({}, {}))
       >>> def run_epoch(state, epoch):  # here one would call engine.train_epoch and engine.evaluate
       ...     return state, {"validation_accuracy": 1 / epoch}
       >>> monitor = training.Monitor("validation_accuracy", patience=1)

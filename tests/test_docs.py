@@ -25,8 +25,8 @@ WHOLE = {
     "colnorm.normalization": (),
     "colnorm.optimizers": (),
     "colnorm.metrics": (),
-    "colnorm.parallel": (),
-    "colnorm.training": ("Engine", "Store", "add_sums", "drive_steps", "scan_steps"),
+    "colnorm.parallel": ("add_sums", "drive_steps", "scan_steps"),
+    "colnorm.training": ("Engine", "Store"),
 }
 # What has no example of its own, and where it is shown instead.
 SHOWN_ELSEWHERE = {

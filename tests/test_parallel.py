@@ -19,7 +19,7 @@ from tiny_training import tiny
 
 from colnorm.data.batching import padded_batches, shuffled_batches
 from colnorm.parallel import Parallel, Sharded, check_batch_size, make_engine
-from colnorm.training import SingleDevice, TrainState
+from colnorm.training import TrainState
 from experiments import images as task
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def test_four_devices_train_as_one_does(network, normalization, kind):
     config = dataclasses.replace(CONFIG, normalization=normalization)
     with tiny() if network == "tiny" else contextlib.nullcontext():
         state, losses = make_state(task.make_model(config, 10)), partial(task.make_loss, config, data)
-        one, four = make_engine(losses, 1), kind(losses("devices"), jax.local_devices())
+        one, four = make_engine(losses, 1), kind(losses, jax.local_devices())
         assert (one.num_devices, four.num_devices) == (1, 4)
         expected, result = train(one, state, data), train(four, state, data)
         assert_close(named_arrays(result), named_arrays(expected))
@@ -109,11 +109,11 @@ def toy_data():
 
 
 def pmapped(count, scan=None):
-    return Parallel(toy_loss("devices"), jax.local_devices()[:count], scan)
+    return Parallel(toy_loss, jax.local_devices()[:count], scan)
 
 
-def sharded(count, scan=None):
-    return Sharded(toy_loss("devices"), jax.local_devices()[:count], scan)
+def sharded(count, scan=None, stream=False):
+    return Sharded(toy_loss, jax.local_devices()[:count], scan, stream)
 
 
 @pytest.fixture(
@@ -135,8 +135,32 @@ def test_a_scan_is_the_loop(make):
     assert_close(*map(named_arrays, results))
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_streamed_examples_train_as_those_on_the_devices(count, tmp_path):
+    """Bit for bit; and of a mapped file no more than the rows of the batches is read."""
+    data, orders = toy_data(), [shuffled_batches(SIZE, 8, 0, epoch) for epoch in (1, 2)]
+    np.save(tmp_path / "x.npy", data["x"])
+    results = []
+    for stream in (False, True):
+        engine = sharded(count, stream=stream)
+        placed = engine.put_data({**data, "x": np.load(tmp_path / "x.npy", mmap_mode="r")})
+        assert isinstance(placed["x"], np.memmap) == stream
+        state, sums = engine.put_state(toy_state()), []
+        for order in orders:
+            state, of_epoch = engine.train_epoch(state, placed, order)
+            sums.append(of_epoch)
+        results.append((engine.get_state(state), sums, engine.evaluate(state, placed, padded_batches(SIZE, 8))))
+    assert results[0][2]["count"] == SIZE
+    assert_equal(*results)
+
+
+def test_a_scan_needs_its_data_on_the_devices():
+    with pytest.raises(ValueError, match="can't be one scan"):
+        sharded(1, scan=True, stream=True)
+
+
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("make", [lambda scan: SingleDevice(toy_loss(), scan=scan), partial(sharded, 4), partial(pmapped, 4)])
+@pytest.mark.parametrize("make", [partial(sharded, 1), partial(sharded, 4), partial(pmapped, 4)])
 def test_the_second_step_does_not_compile_again(make, scan, caplog):
     engine = make(scan=scan)
     data = engine.put_data(toy_data())
@@ -236,7 +260,6 @@ def test_all_devices_are_the_default():
     assert make_engine(toy_loss).num_devices == 4
     assert [make_engine(toy_loss, None, size).num_devices for size in (1, 2, 6, 8, 9)] == [1, 2, 3, 4, 3]
     assert make_engine(toy_loss, 4, 2).num_devices == 4  # what is asked for is not changed, and refused elsewhere
-    assert isinstance(make_engine(toy_loss, 1), SingleDevice) and isinstance(make_engine(toy_loss, 2), Sharded)
 
 
 # ------------------------------------------------------------------------------------------------------------- two processes

@@ -13,14 +13,13 @@ import pytest
 
 from colnorm import optimizers
 from colnorm.data.batching import padded_batches, shuffled_batches
+from colnorm.parallel import Sharded, drive_steps
 from colnorm.training import (
     Monitor,
     NonFiniteLossError,
-    SingleDevice,
     TrainState,
     check_finite,
     create_state,
-    drive_steps,
     eval_step,
     fit,
     take_batch,
@@ -193,10 +192,14 @@ def test_seeds_train_together_under_vmap():
 # ------------------------------------------------------------------------------------------------------------ one device
 
 
+def one_device(loss_fn, scan=None):
+    return Sharded(lambda axis_name: loss_fn, jax.devices()[:1], scan)
+
+
 def test_a_scan_is_the_loop():
     data, states, all_sums = make_data(), [], []
     for scan in (False, True):
-        engine = SingleDevice(make_loss(noise=0.1), scan=scan)
+        engine = one_device(make_loss(noise=0.1), scan=scan)
         state, sums = engine.train_epoch(engine.put_state(make_state()), engine.put_data(data), shuffled_batches(SIZE, 5, 0, 1))
         states.append(engine.get_state(state))
         all_sums.append(sums)
@@ -206,13 +209,13 @@ def test_a_scan_is_the_loop():
 
 
 def test_the_default_is_a_loop_on_the_cpu():
-    assert SingleDevice(make_loss()).scan == (jax.default_backend() != "cpu")
+    assert one_device(make_loss()).scan == (jax.default_backend() != "cpu")
 
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_each_step_is_traced_once(scan):
     calls = []
-    engine = SingleDevice(make_loss(calls=calls), scan=scan)
+    engine = one_device(make_loss(calls=calls), scan=scan)
     data = engine.put_data(make_data())
     state = engine.put_state(make_state())
     for epoch in range(4):
@@ -232,7 +235,7 @@ def test_each_step_is_traced_once(scan):
 @pytest.mark.parametrize("on_host", [False, True])
 def test_training_does_not_consume_what_the_caller_holds(scan, on_host):
     """Neither the state that was placed, nor one that was fetched: a host copy may share the memory that is donated."""
-    engine = SingleDevice(make_loss(), scan=scan)
+    engine = one_device(make_loss(), scan=scan)
     state = make_state()
     placed = engine.put_state(state)
     held = engine.get_state(placed) if on_host else state
@@ -242,7 +245,7 @@ def test_training_does_not_consume_what_the_caller_holds(scan, on_host):
 
 
 def test_evaluation_adds_up_every_example_once():
-    engine = SingleDevice(make_loss())
+    engine = one_device(make_loss())
     state, data = make_state(), make_data()
     by_batch = {size: engine.evaluate(state, data, padded_batches(SIZE, size)) for size in (1, 5, 23, 40)}
     whole = eval_step(state.variables, data, jnp.arange(SIZE), loss_fn=make_loss())
@@ -258,7 +261,9 @@ def test_each_step_is_reported_once_in_order(steps):
 
     reported = []
     batches = np.arange(2 * steps).reshape(steps, 2)
-    state, sums = drive_steps(step, 0, 10, batches, lambda number, sums: reported.append((number, int(sums["loss"]))))
+    state, sums = drive_steps(
+        step, 0, [(10, batch) for batch in batches], lambda number, sums: reported.append((number, int(sums["loss"])))
+    )
     assert state == steps
     assert reported == [(number, 4 * number + 1 + 10) for number in range(steps)]
     np.testing.assert_array_equal(sums["loss"], [loss for _, loss in reported])
@@ -426,7 +431,7 @@ def test_a_model_learns():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((64, 3)).astype(np.float32)
     data = {"x": x, "y": (x @ np.array([1.0, -2.0, 3.0]) + 0.5).astype(np.float32)}
-    engine = SingleDevice(make_loss())
+    engine = one_device(make_loss())
     placed = engine.put_data(data)
 
     class Store:

@@ -24,9 +24,9 @@ import numpy as np
 from colnorm import process
 from colnorm.data.batching import epoch_plan
 from colnorm.files import write_json
+from colnorm.parallel import Sharded
 from colnorm.tasks import console
 from colnorm.tasks.tagging import Split, TaggingTask
-from colnorm.training import SingleDevice
 from experiments.benchmarks import harness
 from experiments.presets import PRESETS
 
@@ -82,7 +82,7 @@ def measure(command: Command) -> dict[str, Any]:
     plan = epoch_plan(split.buckets, config.batch_size, config.seed, 1, chunk=1)
     full = [(bucket, indices) for bucket, indices in plan if indices.min() >= 0]
 
-    engine = SingleDevice(task.loss())
+    engine = Sharded(task.loss, jax.local_devices()[:1])
     ours = engine.put_state(state)
     device_data = [engine.put_data(arrays) for arrays in split.arrays]
 

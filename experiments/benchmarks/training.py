@@ -32,8 +32,8 @@ import numpy as np
 
 from colnorm import process
 from colnorm.data.images import ImageData, Split
-from colnorm.parallel import AXIS, Parallel
-from colnorm.training import SingleDevice, create_state
+from colnorm.parallel import Sharded
+from colnorm.training import create_state
 from experiments import images, plotting
 from experiments.benchmarks import harness
 from experiments.presets import PRESETS
@@ -113,18 +113,19 @@ def make_sides(command: Command, batch_size: int) -> dict[str, Callable[[], Any]
 
         return step
 
-    sides: dict[str, Callable[[], Any]] = {"colnorm, 1 device": our_step(SingleDevice(loss_fn(None)))}
+    one = jax.local_devices()[:1]
+    sides: dict[str, Callable[[], Any]] = {"colnorm, 1 device": our_step(Sharded(loss_fn, one))}
     devices = jax.local_devices()[: command.devices]
     if len(devices) > 1 and batch_size % len(devices) == 0:
-        sides[f"colnorm, {len(devices)} devices"] = our_step(Parallel(loss_fn(AXIS), devices))
+        sides[f"colnorm, {len(devices)} devices"] = our_step(Sharded(loss_fn, devices))
     if jax.default_backend() != "cpu":
         half_width = functools.partial(images.make_loss, dataclasses.replace(config, dtype="bfloat16"), data)
         epoch = np.tile(indices, (40_000 // batch_size, 1))
         return {
             **sides,
-            "colnorm, bfloat16": our_step(SingleDevice(half_width(None))),
-            "colnorm, 40,000 images as one scan": our_step(SingleDevice(loss_fn(None)), epoch),
-            "colnorm, the same in bfloat16": our_step(SingleDevice(half_width(None)), epoch),
+            "colnorm, bfloat16": our_step(Sharded(half_width, one)),
+            "colnorm, 40,000 images as one scan": our_step(Sharded(loss_fn, one), epoch),
+            "colnorm, the same in bfloat16": our_step(Sharded(half_width, one), epoch),
             **ceilings(),
         }
 
