@@ -89,7 +89,7 @@ def read(path: Path, target: Any = None, device: Any = None) -> tuple[Any, dict[
       path: its directory.
       target: a tree of the same arrays' ``jax.ShapeDtypeStruct`` that they come in; by default dictionaries and lists. They
         keep the dtypes that they were stored in.
-      device: where they are put; by default on the first one.
+      device: where they are put; by default on this process's first one.
 
     Raises:
       FileNotFoundError: there is none.
@@ -104,7 +104,8 @@ def read(path: Path, target: Any = None, device: Any = None) -> tuple[Any, dict[
         dtypes = {_name(name): leaf.dtype for name, leaf in jax.tree_util.tree_leaves_with_path(stored)}
         if wide := {str(dtype) for dtype in dtypes.values() if jax.dtypes.canonicalize_dtype(dtype) != dtype}:
             raise WideError(f"the checkpoint {path} holds {', '.join(sorted(wide))}, which JAX has with jax_enable_x64 only")
-        sharding = jax.sharding.SingleDeviceSharding(device) if device is not None else None
+        # Said even where it is the default: without, orbax asks all processes, of which only one may be reading.
+        sharding = jax.sharding.SingleDeviceSharding(device or jax.local_devices()[0])
         target = jax.tree_util.tree_map_with_path(
             lambda name, leaf: jax.ShapeDtypeStruct(leaf.shape, dtypes[_name(name)], sharding=sharding),
             stored if target is None else target,
@@ -196,7 +197,12 @@ def _orbax(path: Path) -> Iterator[tuple[Any, Any, Path]]:
     """Orbax, a checkpointer, and ``path`` in a form that it takes; silent, as what fails is said by whoever catches it."""
     import orbax.checkpoint as ocp
 
-    handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
+    me = jax.process_index()  # of several processes the one that calls: the others are not waited for
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}")
+    handlers = {
+        "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        "about": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+    }
     with contextlib.ExitStack() as stack:
         stack.enter_context(_silence())
         # Orbax looks for its parts by patterns and writes "\\" as "/": it gets a plain name for a parent that has others.
@@ -205,7 +211,10 @@ def _orbax(path: Path) -> Iterator[tuple[Any, Any, Path]]:
             link = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
             link.symlink_to(place.parent, target_is_directory=True)
             place = link / place.name
-        checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+        checkpointer = ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone), **handlers),
+            multiprocessing_options=alone,
+        )
         stack.callback(checkpointer.close)
         yield ocp, checkpointer, place
 

@@ -19,6 +19,7 @@ import flax
 import jax
 import optax
 
+from colnorm import hosts
 from colnorm.files import StorageError
 from colnorm.run_directory import RunDirectory, is_run
 from colnorm.training import NonFiniteLossError
@@ -123,11 +124,19 @@ def exit_status(action: Callable[[], Any], run_path: Path | None = None) -> int:
     """
 
     def stored() -> str:
+        if not hosts.is_first() and run_path is not None and not is_run(run_path):
+            return ""  # it is on another host
         epochs = RunDirectory.open(run_path).epochs() if run_path is not None and is_run(run_path) else []
         if not epochs:
             return "" if run_path is None else "; no epoch was stored yet"
         return f"; stored up to epoch {epochs[-1]}: go on with the same command and --resume --run {run_path}"
 
+    status = _exit_status(action, run_path, stored)
+    hosts.leave(status)
+    return status
+
+
+def _exit_status(action: Callable[[], Any], run_path: Path | None, stored: Callable[[], str]) -> int:
     for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that are no text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -145,7 +154,7 @@ def exit_status(action: Callable[[], Any], run_path: Path | None = None) -> int:
     except Terminated:
         print(f"\nterminated{stored()}", file=sys.stderr)
         return 143
-    except StorageError as error:
+    except (StorageError, hosts.HostError) as error:
         print(f"error: {error}{stored()}", file=sys.stderr)
         return 1
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:

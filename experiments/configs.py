@@ -64,7 +64,10 @@ class ImageConfig:
 
     patience: Count | None = 10
     """Stop after this many epochs without a better validation accuracy; None trains all epochs."""
+    stream: bool = False
+    """Keep the data with the host and send each batch, for data that is too large for the devices."""
     seed: Seed = 0
     """Of parameters, order, augmentation, and the split into training and validation data."""
     devices: Count | None = None
-    """Devices to split each batch over; all by default. On a CPU this many virtual ones are made (by default one a core)."""
+    """Devices to split each batch over, of each process; all by default.
+    On a CPU this many virtual ones are made (by default one a core)."""

@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # There are no vectors of the embedded sentences.
         if preset.glove == "must" and command.config.glove is None and command.config.data != "sample":
             raise ValueError(f"{preset.name} starts from GloVe vectors: name their file with --glove (glove.6B.100d.txt)")
-        train(TASKS[preset.task], command.config, run_path, resume=command.resume, overwrite=command.overwrite)
+        kind, overwrite = TASKS[preset.task], command.overwrite
+        train(kind, command.config, run_path, resume=command.resume, overwrite=overwrite, launch=command.launch)
 
     return process.exit_status(run, run_path)
 

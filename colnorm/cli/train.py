@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_path = command.run or Path("runs") / Path(command.config.data).stem
 
     def run() -> None:
-        train(TaggingTask, command.config, run_path, resume=command.resume, overwrite=command.overwrite)
+        train(TaggingTask, command.config, run_path, resume=command.resume, overwrite=command.overwrite, launch=command.launch)
         print(f"next: colnorm evaluate {run_path}, then colnorm tag --model {run_path} 'Your text.'")
 
     return process.exit_status(run, run_path)

@@ -107,10 +107,13 @@ class TaggingConfig:
 
     patience: Count | None = 5
     """Stop after this many epochs without a better validation micro F1; None trains all epochs."""
+    stream: bool = False
+    """Keep the data with the host and send each batch, for data that is too large for the devices."""
     seed: Seed = 0
     """Of parameters, order, dropout, and the split of a csv."""
     devices: Count | None = None
-    """Devices to split each batch over; all by default. On a CPU this many virtual devices are made (1 by default)."""
+    """Devices to split each batch over, of each process; all by default.
+    On a CPU this many virtual ones are made (1 by default)."""
 
 
 RECOMMENDED = TaggingConfig(

@@ -13,9 +13,12 @@ from colnorm.metrics import AVERAGES, RATIOS
 
 
 class EpochProgress:
-    """A live bar over the steps of all epochs, and a line for each epoch that stays; lines alone where output is a file."""
+    """A live bar over the steps of all epochs, and a line for each epoch that stays; lines alone where output is a file.
 
-    def __init__(self, epochs: int, steps_per_epoch: int, name: str):
+    ``quiet`` ones show nothing.
+    """
+
+    def __init__(self, epochs: int, steps_per_epoch: int, name: str, quiet: bool = False):
         self._epochs, self._steps = epochs, steps_per_epoch
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -24,7 +27,7 @@ class EpochProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=make_console(),
+            console=Console(quiet=True) if quiet else make_console(),
         )
         self._task = self._progress.add_task(name, total=epochs * steps_per_epoch)
         self._name = name
