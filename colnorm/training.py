@@ -302,7 +302,7 @@ def fit(
       ...     return state, {"validation_accuracy": 1 / epoch}
       >>> monitor = training.Monitor("validation_accuracy", patience=1)
       >>> state, history = training.fit(
-      ...     state, engine, run_epoch, epochs=9, monitor=monitor, store=Forgetful(), history=[]
+      ...     engine.put_state(state), engine, run_epoch, epochs=9, monitor=monitor, store=Forgetful(), history=[]
       ... )
       {'epoch': 1, 'validation_accuracy': 1.0}
       best so far: 1

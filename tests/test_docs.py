@@ -13,7 +13,7 @@ import pytest
 from docs_blocks import PAGES, ROOT, blocks, run
 
 import colnorm
-from colnorm import cli, crf
+from colnorm import cli, crf, hosts
 
 README = "README.md"
 API = sorted(page for page in PAGES if page.startswith("docs/api/"))
@@ -112,7 +112,7 @@ def test_commands_name_what_there_is():
         kinds = [module.Command] if hasattr(module, "Command") else []
         if words[2] == "experiments.train":
             assert arguments[0] in PRESETS, where
-            kinds.append(type(PRESETS[arguments[0]].config))
+            kinds += [type(PRESETS[arguments[0]].config), hosts.Launch]
         known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
         options = {word[2:].replace("-", "_") for word in arguments if word.startswith("--")}
         assert options <= known, f"{where}: there is no {options - known}"

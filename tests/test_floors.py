@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the ground up. A package that is named whole is one room; its own modules are free to import each other.
 FLOORS = [
-    {"colnorm.sharding"},
+    {"colnorm.sharding", "colnorm.hosts"},
     {"colnorm.crf", "colnorm.recurrent", "colnorm.normalization", "colnorm.convolution", "colnorm.optimizers", "colnorm.files"},
     {"colnorm.training", "colnorm.data", "colnorm.resnet", "colnorm.characters"},
     {"colnorm.checkpoint", "colnorm.metrics", "colnorm.parallel", "colnorm.tagger"},
