@@ -22,7 +22,7 @@ from colnorm.run_directory import COUNTS, PREDICTIONS, RunDirectory
 from colnorm.tagger import build
 from colnorm.tasks import tagging
 from colnorm.tasks.configs import TaggingConfig, from_stored
-from colnorm.training import eval_step
+from colnorm.training import eval_step, take_batch
 from experiments import compare, evaluate
 from experiments import train as train_command
 
@@ -127,6 +127,33 @@ def test_the_loss_counts_the_correct_tokens(data, predictor):
     tagged = predictor.tag_tokens([sentence.words for sentence in sentences])
     pairs = [pair for s, t in zip(sentences, tagged, strict=True) for pair in zip(s.tags, t.tags, strict=True)]
     assert sums["correct"] == sum(gold == found for gold, found in pairs) and sums["tokens"] == len(pairs)
+
+
+def test_rare_words_are_dropped_at_their_rates(data, predictor):
+    """And in a step, where nothing else is drawn, as if the sentence had the unknown word."""
+    rates, words = jnp.asarray([0.0, 0.0, 0.2, 1.0]), jnp.tile(jnp.asarray([0, 1, 2, 3]), (4000, 1))
+    dropped = tagging.drop_rare(words, rates, jax.random.key(0), jnp.arange(4000))
+    np.testing.assert_array_equal(dropped[:, [0, 1, 3]], jnp.asarray([[0, 1, 1]] * 4000))
+    assert abs(float(jnp.mean(dropped[:, 2] == 1)) - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 4000)
+    part = tagging.drop_rare(words[1000:], rates, jax.random.key(0), jnp.arange(1000, 4000))
+    np.testing.assert_array_equal(part, dropped[1000:])
+
+    (arrays,) = tagging.Split.make(conll.load(data).test, predictor.encoder, 1).arrays
+    counts = np.where(np.arange(predictor.model.num_words) > 1, 1, 0)
+    config = TaggingConfig(rare_dropout=1e9)  # words that are seen are dropped for sure
+    model = predictor.model.clone(dropout=0.0, word_dropout=0.0)
+    loss_fn = tagging.make_loss(config, model, counts)
+    variables, indices = {"params": predictor.params}, jnp.arange(len(arrays["lengths"]))
+    batch = take_batch(jax.tree.map(jnp.asarray, arrays), indices)
+    sums, _ = loss_fn(variables, batch, jax.random.key(0), True)
+    inside = jnp.arange(batch["words"].shape[1]) < batch["lengths"][:, None]
+    unknown = {**batch, "words": jnp.where(inside, 1, batch["words"])}
+    expected, _ = loss_fn(variables, unknown, jax.random.key(0), False)
+    np.testing.assert_allclose(sums["loss"], expected["loss"], rtol=1e-5)
+    kept, _ = loss_fn(variables, batch, jax.random.key(0), False)
+    assert abs(float(kept["loss"]) - float(expected["loss"])) > 1
+    with pytest.raises(ValueError, match="needs the counts"):
+        tagging.make_loss(config, model)
 
 
 def test_evaluation_keeps_predictions_calibration_and_the_chain(whole, data, predictor):

@@ -77,6 +77,9 @@ class TaggingConfig:
     """At the input and the output of the LSTM over words."""
     word_dropout: Fraction = 0.0
     """Rate at which training replaces words by the unknown word."""
+    rare_dropout: NotNegative = 0.0
+    """a: training replaces a word that it holds n times by the unknown word at the rate a / (a + n), so that what is unknown
+    later is like what it stood for."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of embeddings and LSTMs; the CRF, the loss and the parameters stay float32."""
 

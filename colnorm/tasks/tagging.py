@@ -20,6 +20,7 @@ from colnorm.data.conll import Sentence, TaggingData
 from colnorm.data.encoding import Encoder
 from colnorm.data.glove import Vectors, read_vectors, read_words
 from colnorm.data.schemes import entities
+from colnorm.data.vocabulary import UNKNOWN
 from colnorm.files import write_json, write_text
 from colnorm.metrics import calibration, entity_counts, headline, precision_recall, tagging_metrics
 from colnorm.run_directory import (
@@ -118,14 +119,37 @@ def make_state(
     return state.keep_average(config.average_decay) if config.average_decay else state
 
 
-def make_loss(config: TaggingConfig, model: Tagger) -> LossFn:
-    """The task's sums: ``loss``, ``count`` (what it is averaged over: sentences or tokens), ``sentences``, ``tokens``, and of
+def drop_rare(words: jax.Array, rates: jax.Array, key: jax.Array, positions: jax.Array) -> jax.Array:
+    """Each of ``words (B, T)`` becomes the unknown one at its rate of ``rates (num_words,)`` (Kiperwasser and Goldberg, 2016,
+    https://arxiv.org/abs/1603.04351, section 4.3).
+
+    What happens to a sentence depends on its place in the whole batch alone, ``positions (B,)``.
+    """
+    keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
+    drawn = jax.vmap(lambda own: jax.random.uniform(own, words.shape[1:]))(keys)
+    return jnp.where(drawn < rates[words], UNKNOWN, words)
+
+
+def make_loss(config: TaggingConfig, model: Tagger, counts: np.ndarray | None = None) -> LossFn:
+    """The loss of a config; ``counts (num_words,)``, how often training has each word, are needed for ``rare_dropout``.
+
+    Its sums are ``loss``, ``count`` (what it is averaged over: sentences or tokens), ``sentences``, ``tokens``, and of
     these the ``correct`` ones, whose tag the tagger predicts."""
+
+    rates = None
+    if config.rare_dropout:
+        if counts is None:
+            raise ValueError("rare_dropout needs the counts of the words")
+        seen = np.asarray(counts, np.float64)
+        rates = np.where(seen > 0, config.rare_dropout / (config.rare_dropout + seen), 0).astype(np.float32)
 
     def loss_fn(variables: Mapping[str, Any], batch: Data, key: jax.Array, train: bool) -> tuple[Sums, Any]:
         lengths = jnp.where(batch["weights"] > 0, batch["lengths"], 0)  # padding is a sentence of no words
         rngs = {"dropout": key} if train else None
         inputs = {**batch, "lengths": lengths}
+        if train and rates is not None:
+            # The key of its own: the tagger draws from the other.
+            inputs["words"] = drop_rare(batch["words"], jnp.asarray(rates), jax.random.fold_in(key, 1), batch["positions"])
         emissions, chain = apply(model, variables["params"], inputs, train=train, positions=batch["positions"], rngs=rngs)
         losses = sentence_losses(emissions, chain, batch["tags"], lengths)
         predicted = decode(*jax.lax.stop_gradient((emissions, chain)), lengths)
@@ -269,7 +293,7 @@ class TaggingTask:
         return make_schedule(self.config, steps_per_epoch)
 
     def loss(self, axis_name: str | None = None) -> LossFn:
-        return make_loss(self.config, self.model)
+        return make_loss(self.config, self.model, self.encoder.words.counts)
 
     def init_state(self, schedule: optax.Schedule) -> TrainState:
         return make_state(self.config, self.model, self.encoder, schedule, self.vectors)
