@@ -146,7 +146,7 @@ def test_rare_words_are_dropped_at_their_rates(data, predictor):
     variables, indices = {"params": predictor.params}, jnp.arange(len(arrays["lengths"]))
     batch = take_batch(jax.tree.map(jnp.asarray, arrays), indices)
     sums, _ = loss_fn(variables, batch, jax.random.key(0), True)
-    inside = jnp.arange(batch["words"].shape[1]) < batch["lengths"][:, None]
+    inside = jnp.arange(batch["words"].shape[1])[None] < batch["lengths"][:, None]
     unknown = {**batch, "words": jnp.where(inside, 1, batch["words"])}
     expected, _ = loss_fn(variables, unknown, jax.random.key(0), False)
     np.testing.assert_allclose(sums["loss"], expected["loss"], rtol=1e-5)
