@@ -4,7 +4,8 @@
     python -m experiments.benchmarks.scaling --mapped-gib 4    # besides, images in a file that stays with the host
 
 Measured: a ResNet-14's step on 1, 2 and 4 devices, with one batch for all of them (strong scaling) and with one for each
-(weak scaling). Their first losses are compared. Virtual devices share the cores of a CPU: they show that the program is
+(weak scaling), under ``jit`` and under ``pmap``, with the images on the device and streamed from the host. Their first losses
+are compared. Virtual devices share the cores of a CPU: they show that the program is
 right and what the split itself costs, not that it gets faster.
 
 On paper: a step on N devices takes what one device takes for its part of the batch, and then, without any overlap, K sums
@@ -19,12 +20,12 @@ normalization's sums wait for each other, so that K is large with it and 1 or 2 
 """
 
 import dataclasses
-import functools
 import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ import numpy as np
 
 from colnorm import process
 from colnorm.data.images import ImageData, Split
-from colnorm.parallel import Sharded
+from colnorm.parallel import Parallel, Sharded
 from colnorm.training import create_state
 from experiments import images, plotting
 from experiments.benchmarks import harness
@@ -92,8 +93,10 @@ def measure(command: Command) -> dict[str, Any]:
                 size = command.batch_size * (devices if kind == "weak" else 1)
                 sides[side_name(devices)] = make_side(normalization, devices, size)
             if kind == "strong":
-                sides["1 device, streamed"] = make_side(normalization, 1, command.batch_size, stream=True)
-                check = functools.partial(check_losses, sides)
+                sides["1 device, streamed"] = make_side(normalization, 1, command.batch_size, partial(Sharded, stream=True))
+                for devices in command.devices[1:]:
+                    sides[f"{side_name(devices)}, pmap"] = make_side(normalization, devices, command.batch_size, Parallel)
+                check = partial(check_losses, sides)
                 rows[f"{normalization}, strong, {command.batch_size} in all"] = row = harness.measure(
                     sides, check=check, repeats=command.repeats
                 )
@@ -147,13 +150,13 @@ def make_task(normalization: str, batch_size: int) -> tuple[Callable[[str | None
     config = dataclasses.replace(PRESETS[normalization].config, learning_rate=0.01, schedule="constant")
     tx = images.make_optimizer(config, images.make_schedule(config, 1))
     state = create_state(images.make_model(config, 10), tx, config.seed, np.zeros((1, 32, 32, 3), np.float32))
-    return functools.partial(images.make_loss, config, data), state, split
+    return partial(images.make_loss, config, data), state, split
 
 
-def make_side(normalization: str, devices: int, batch_size: int, stream: bool = False) -> Callable[[], float]:
-    """A step, which returns its loss."""
+def make_side(normalization: str, devices: int, batch_size: int, kind: Callable[..., Any] = Sharded) -> Callable[[], float]:
+    """A step on an engine, which returns its loss."""
     loss_fn, state, split = make_task(normalization, batch_size)
-    engine = Sharded(loss_fn, jax.local_devices()[:devices], scan=False, stream=stream)
+    engine = kind(loss_fn, jax.local_devices()[:devices], scan=False)
     current, data = engine.put_state(state), engine.put_data(images.split_arrays(split))
     batches = np.arange(batch_size, dtype=np.int32)[None]
 
