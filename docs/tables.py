@@ -160,6 +160,34 @@ def steps() -> str:
     return table(["a training step", "colnorm", "PyTorch"], lines)
 
 
+def devices() -> str:
+    """Steps over virtual devices of one CPU."""
+    lines = [
+        [what.replace(",", ":", 1), side, ms(row, side), f"{row[side]['ratio']:.2f}"]
+        for what, row in speed("scaling").items()
+        for side in row
+    ]
+    return table(["a step of ResNet-14", "on", "time", "of one device's"], lines)
+
+
+def paper() -> str:
+    """Efficiency on paper."""
+    stored = json.loads((ROOT / "results" / "speed" / "scaling.json").read_text(encoding="utf-8"))
+    places = [stored["devices"].index(count) for count in (8, 64, 1024)]
+    lines = [
+        [
+            line["normalization"],
+            f"{line['step_ms']:.3g}\N{NO-BREAK SPACE}ms",
+            line["link"],
+            *(f"{line['weak'][place]:.0%}" for place in places),
+            f"{line['pays_to']:,}",
+        ]
+        for line in stored["paper"]
+    ]
+    head = ["", "a step on one", "link", "8 devices", "64", "1,024", "one batch for all pays to"]
+    return table(head, lines)
+
+
 def tagger(name: str) -> list[str]:
     """Name, title, and each F1 with the report's."""
     stored = json.loads((ROOT / "results" / "study" / "results.json").read_text(encoding="utf-8"))
@@ -176,7 +204,7 @@ def taggers() -> str:
     return table(["tagger", "what", "micro F1", "report", "macro F1", "report"], map(tagger, TAGGERS))
 
 
-ALL = headline, study, crf, functions, recurrent, ragged, normalization, steps, prediction, taggers
+ALL = headline, study, crf, functions, recurrent, ragged, normalization, steps, devices, paper, prediction, taggers
 TABLES: dict[str, Callable[[], str]] = {each.__name__: each for each in ALL}
 
 

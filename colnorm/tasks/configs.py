@@ -121,12 +121,14 @@ class TaggingConfig:
 
 RECOMMENDED = TaggingConfig(
     characters=True,
+    character_features=50,
+    character_hidden=50,
     shape_features=8,
     hidden=128,
     layer_norm="gates",
     head="crf",
     dropout=0.5,
-    word_dropout=0.05,
+    rare_dropout=0.5,
     fold_digits=True,
     epochs=15,
     optimizer="adam",
