@@ -30,7 +30,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def ms(row: dict[str, Any], side: str) -> str:
     """A side's median, of which three digits mean something."""
-    return f"{row[side]['median_ms']:.3g}\N{NO-BREAK SPACE}ms"
+    median = row[side]["median_ms"]
+    return (f"{median:,.0f}" if median >= 1000 else f"{median:.3g}") + "\N{NO-BREAK SPACE}ms"
 
 
 def times(row: dict[str, Any], side: str) -> str:
