@@ -137,10 +137,12 @@ def commit_finished(study: Path) -> bool:
 
 
 def copy_study(source: Path, target: Path) -> None:
-    """Copies what is kept of a study; runs and weights stay where they are."""
+    """Copies what is kept of a study; runs and weights stay where they are, and what the target has stays as it is."""
     for pattern in KEPT:
         for path in source.glob(pattern):
             copied = target / path.relative_to(source)
+            if copied.exists():  # perhaps of a row that was trained anew, under another preset
+                continue
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copied)
     # Rows that have come to the target since stay.
