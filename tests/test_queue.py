@@ -72,3 +72,17 @@ def test_a_row_is_trained_while_the_checkout_is_worked_on_and_committed_alone(cl
     assert "results/study/records/nn-seed0.json" in changed and all(name.startswith("results/study/") for name in changed)
     staged = subprocess.run(["git", "diff", "--cached", "--name-only"], capture_output=True, text=True).stdout.split()
     assert staged == ["experiments/train.py"]  # the user's own stays staged
+
+
+def test_a_record_that_the_checkout_has_stays(tmp_path):
+    """A row may have been trained anew there, under another preset, while the queue held the old record."""
+    source, target = tmp_path / "queue", tmp_path / "checkout"
+    for folder, texts in ((source, {"old": "of before", "new": "finished"}), (target, {"old": "trained anew"})):
+        (folder / "records").mkdir(parents=True)
+        for name, text in texts.items():
+            (folder / "records" / f"{name}.json").write_text(text)
+    queue.copy_study(source, target)
+    assert {path.stem: path.read_text() for path in (target / "records").iterdir()} == {
+        "old": "trained anew",
+        "new": "finished",
+    }
