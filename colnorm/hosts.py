@@ -94,10 +94,8 @@ ALONE = Launch()
 
 def _launched() -> bool:
     """Whether a launcher started this process as one of several."""
-    for mark, size in _LAUNCHERS:
-        if mark in os.environ and os.environ.get(size, "1").isdecimal() and int(os.environ.get(size, "1")) > 1:
-            return True
-    return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    counts = (os.environ.get(size, "") for mark, size in _LAUNCHERS if mark in os.environ)
+    return any(count.isdecimal() and int(count) > 1 for count in counts) or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
 def several() -> bool:
@@ -180,20 +178,15 @@ def check_same(config: Mapping[str, Any], data: Iterable[Mapping[str, np.ndarray
 
 
 def share(tree: T) -> T:
-    """Process 0's arrays in all processes, bit for bit."""
+    """Process 0's arrays in all processes."""
     if not several():
         return tree
     from jax.experimental import multihost_utils
 
-    # One sum for all of them: the order of several in one program is not the same in every process.
-    leaves, structure = jax.tree.flatten(jax.tree.map(lambda leaf: np.asarray(jnp.asarray(leaf)), tree))
-    data = np.frombuffer(b"".join(leaf.tobytes() for leaf in leaves), np.uint8)
-    data = np.asarray(multihost_utils.broadcast_one_to_all(data))
-    ends = np.cumsum([leaf.nbytes for leaf in leaves])
-    parts = (data[end - leaf.nbytes : end] for leaf, end in zip(leaves, ends, strict=True))
-    shared = [np.frombuffer(part.tobytes(), leaf.dtype).reshape(leaf.shape) for leaf, part in zip(leaves, parts, strict=True)]
-    result: T = jax.tree.unflatten(structure, shared)
-    return result
+    # Python's numbers are wider than the arrays that a checkpoint gives back in their place.
+    canonical = jax.tree.map(lambda leaf: np.asarray(jnp.asarray(leaf)), tree)
+    shared: T = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(canonical))
+    return shared
 
 
 def exchange(said: str) -> list[str]:
@@ -270,7 +263,7 @@ def _catch_abort() -> None:
         return
 
     def say(_: int) -> None:
-        os.write(2, f"\nerror: {LOST}; start all of them again with --resume\n".encode())
+        os.write(2, f"\nerror: {LOST}, or what XLA says above; start all of them again with --resume\n".encode())
         os._exit(1)
 
     _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(say)  # kept for as long as the process lives

@@ -136,13 +136,10 @@ class Sharded:
                 step = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
             return jax.jit(step, **options)
 
-        train, evaluate = (
-            partial(step, loss_fn=loss_fn(axis_name), axis_name=axis_name, taken=stream) for step in (train_step, eval_step)
-        )
-        if self.scan:
-            self._train = compiled(scan_steps(train), self._steps.spec, donate_argnums=0)
-        else:
-            self._train = compiled(train, self._split.spec, donate_argnums=0)
+        options: dict[str, Any] = {"loss_fn": loss_fn(axis_name), "axis_name": axis_name, "taken": stream}
+        train, evaluate = (partial(step, **options) for step in (train_step, eval_step))
+        step, indices = (scan_steps(train), self._steps) if self.scan else (train, self._split)
+        self._train = compiled(step, indices.spec, donate_argnums=0)
         self._evaluate = compiled(evaluate, self._split.spec)
 
     def _put(self, tree: Any, sharding: NamedSharding) -> Any:

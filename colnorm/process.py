@@ -120,7 +120,7 @@ def exit_status(action: Callable[[], Any], run_path: Path | None = None) -> int:
 
     Returns:
       0; 1 after an error, 130 after Ctrl-C, 143 after SIGTERM. The two drop the epoch that is trained: it is trained again
-      when the run is resumed.
+      when the run is resumed. Of several processes one that failed doesn't return: it ends at once, see :func:`hosts.leave`.
     """
 
     def stored() -> str:

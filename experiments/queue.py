@@ -73,8 +73,7 @@ def start(command: Command) -> str:
         git("worktree", "add", "--detach", str(tree), command.commit or "HEAD")
     elif command.commit is not None:
         git("-C", str(tree), "checkout", "--detach", git("rev-parse", command.commit))
-    if not (study / "study.json").exists():
-        copy_study(RESULTS, study)
+    copy_study(RESULTS, study, replace=True)
     arguments = ["work", "--directory", str(directory), "--scale", command.scale]
     arguments += ["--seeds", str(command.seeds), "--jobs", str(command.jobs)]
     arguments += [] if command.data_dir is None else ["--data-dir", str(Path(command.data_dir).resolve())]
@@ -121,7 +120,7 @@ def commit_finished(study: Path) -> bool:
     if not new:
         return True
     rows = ", ".join(name.removesuffix(".json").replace("-seed", ", seed ") for name in new)
-    copy_study(study, RESULTS)
+    copy_study(study, RESULTS, replace=False)  # a row may have been trained anew there, under another preset
     page = [sys.executable, "-m", "experiments.reproduce", "--page-only", "--output", str(RESULTS)]
     try:
         written = subprocess.run(page, capture_output=True, text=True)
@@ -136,12 +135,12 @@ def commit_finished(study: Path) -> bool:
     return True
 
 
-def copy_study(source: Path, target: Path) -> None:
-    """Copies what is kept of a study; runs and weights stay where they are, and what the target has stays as it is."""
+def copy_study(source: Path, target: Path, replace: bool) -> None:
+    """Copies what is kept of a study; runs and weights stay where they are. What the target has is replaced, or stays."""
     for pattern in KEPT:
         for path in source.glob(pattern):
             copied = target / path.relative_to(source)
-            if copied.exists():  # perhaps of a row that was trained anew, under another preset
+            if copied.exists() and not replace:
                 continue
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copied)

@@ -137,7 +137,7 @@ def test_a_scan_is_the_loop(make):
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_streamed_examples_train_as_those_on_the_devices(count, tmp_path):
-    """Bit for bit; and of a mapped file no more than the rows of the batches is read."""
+    """Bit for bit, from a mapped file too; and no other rows than those of the batches are read."""
     data, orders = toy_data(), [shuffled_batches(SIZE, 8, 0, epoch) for epoch in (1, 2)]
     np.save(tmp_path / "x.npy", data["x"])
     results = []
@@ -152,6 +152,19 @@ def test_streamed_examples_train_as_those_on_the_devices(count, tmp_path):
         results.append((engine.get_state(state), sums, engine.evaluate(state, placed, padded_batches(SIZE, 8))))
     assert results[0][2]["count"] == SIZE
     assert_equal(*results)
+    asked = []
+
+    class Rows:
+        """An array that tells what is asked of it."""
+
+        shape = data["x"].shape
+
+        def __getitem__(self, rows):
+            asked.extend(rows.tolist())
+            return data["x"][rows]
+
+    engine.train_epoch(engine.put_state(toy_state()), {**data, "x": Rows()}, orders[0][:2])
+    assert sorted(asked) == sorted(orders[0][:2].ravel().tolist())
 
 
 def test_a_scan_needs_its_data_on_the_devices():

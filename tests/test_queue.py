@@ -81,8 +81,8 @@ def test_a_record_that_the_checkout_has_stays(tmp_path):
         (folder / "records").mkdir(parents=True)
         for name, text in texts.items():
             (folder / "records" / f"{name}.json").write_text(text)
-    queue.copy_study(source, target)
-    assert {path.stem: path.read_text() for path in (target / "records").iterdir()} == {
-        "old": "trained anew",
-        "new": "finished",
-    }
+    queue.copy_study(source, target, replace=False)
+    kept = {path.stem: path.read_text() for path in (target / "records").iterdir()}
+    assert kept == {"old": "trained anew", "new": "finished"}
+    queue.copy_study(target, source, replace=True)  # what a queue that is started again takes over
+    assert (source / "records" / "old.json").read_text() == "trained anew"

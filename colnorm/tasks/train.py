@@ -60,7 +60,6 @@ def train(
       launch: which of several processes this is.
     """
     process.prepare(config.devices or kind.cpu_devices, config.batch_size // (launch.processes or 1))
-    # What can be refused is refused before anything takes time, and the directory made when nothing can fail any more.
     launch.join()
     # What can be refused is refused before anything takes time, and the directory made when nothing can fail any more.
     with contextlib.ExitStack() as stack, hosts.watched():

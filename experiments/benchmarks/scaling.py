@@ -5,8 +5,8 @@
 
 Measured: a ResNet-14's step on 1, 2 and 4 devices, with one batch for all of them (strong scaling) and with one for each
 (weak scaling), under ``jit`` and under ``pmap``, with the images on the device and streamed from the host. Their first losses
-are compared. Virtual devices share the cores of a CPU: they show that the program is
-right and what the split itself costs, not that it gets faster.
+are compared. Virtual devices share the cores of a CPU: they show that the program is right and what the split itself costs,
+not that it gets faster.
 
 On paper: a step on N devices takes what one device takes for its part of the batch, and then, without any overlap, K sums
 over devices of B bytes together::
@@ -16,7 +16,7 @@ over devices of B bytes together::
 with W bytes a second and L seconds of latency of the link (recursive halving and doubling; Thakur, Rabenseifner and Gropp,
 2005, Optimization of collective communication operations in MPICH, section 4.4). B and K are counted in the compiled
 program, t_1 is measured here or given by ``--step-ms``; rates of links are their makers', latencies are guesses. Batch
-normalization's sums wait for each other, so that K is large with it and 1 or 2 without.
+normalization's sums wait for each other, so that K is 40 with it and 1 with group normalization.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ import jax
 import numpy as np
 
 from colnorm import process
-from colnorm.data.images import ImageData, Split
+from colnorm.data.images import Split
 from colnorm.parallel import Parallel, Sharded
-from colnorm.training import create_state
+from colnorm.training import TrainState
 from experiments import images, plotting
-from experiments.benchmarks import harness
+from experiments.benchmarks import harness, training
 from experiments.presets import PRESETS
 
 LINKS = {
@@ -141,33 +141,18 @@ def side_name(devices: int) -> str:
     return f"{devices} device{'s' if devices > 1 else ''}"
 
 
-def make_task(normalization: str, batch_size: int) -> tuple[Callable[[str | None], Any], Any, Split]:
+def make_task(normalization: str, batch_size: int) -> tuple[Callable[[str | None], Any], TrainState, Split]:
     """Axis name -> loss, a state, and the images."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
-    split = Split(pixels, rng.integers(0, 10, batch_size).astype(np.int32))
-    half = np.full(3, 0.5, np.float32)
-    data = ImageData("random", tuple("0123456789"), split, split, split, half, half)
     config = dataclasses.replace(PRESETS[normalization].config, learning_rate=0.01, schedule="constant")
-    tx = images.make_optimizer(config, images.make_schedule(config, 1))
-    state = create_state(images.make_model(config, 10), tx, config.seed, np.zeros((1, 32, 32, 3), np.float32))
-    return partial(images.make_loss, config, data), state, split
+    data, state = training.make_task(config, batch_size)
+    return partial(images.make_loss, config, data), state, data.train
 
 
 def make_side(normalization: str, devices: int, batch_size: int, kind: Callable[..., Any] = Sharded) -> Callable[[], float]:
     """A step on an engine, which returns its loss."""
     loss_fn, state, split = make_task(normalization, batch_size)
     engine = kind(loss_fn, jax.local_devices()[:devices], scan=False)
-    current, data = engine.put_state(state), engine.put_data(images.split_arrays(split))
-    batches = np.arange(batch_size, dtype=np.int32)[None]
-
-    def step() -> float:
-        nonlocal current
-        current, sums = engine.train_epoch(current, data, batches)
-        jax.block_until_ready(current.params)
-        return float(sums["loss"][0] / sums["count"][0])
-
-    return step
+    return training.engine_step(engine, state, split, np.arange(batch_size, dtype=np.int32)[None])
 
 
 def check_losses(sides: dict[str, Callable[[], float]], first: dict[str, float]) -> dict[str, float]:

@@ -33,9 +33,10 @@ import numpy as np
 from colnorm import process
 from colnorm.data.images import ImageData, Split
 from colnorm.parallel import Sharded
-from colnorm.training import create_state
+from colnorm.training import TrainState, create_state
 from experiments import images, plotting
 from experiments.benchmarks import harness
+from experiments.configs import ImageConfig
 from experiments.presets import PRESETS
 
 CURVE = (16, 32, 64, 128, 256)
@@ -87,31 +88,16 @@ def measure(command: Command) -> dict[str, Any]:
 
 def make_sides(command: Command, batch_size: int) -> dict[str, Callable[[], Any]]:
     """The sides by name, each a step that returns its loss."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
-    labels = rng.integers(0, 10, batch_size).astype(np.int32)
-    split = Split(pixels, labels)
-    half = np.full(3, 0.5, np.float32)
-    data = ImageData("random", tuple("0123456789"), split, split, split, half, half)
     config = dataclasses.replace(
         PRESETS["bn"].config, n=command.n, norm_placement="before_addition", learning_rate=0.01, schedule="constant"
     )
-    tx = images.make_optimizer(config, images.make_schedule(config, 1))
-    state = create_state(images.make_model(config, 10), tx, config.seed, np.zeros((1, 32, 32, 3), np.float32))
+    data, state = make_task(config, batch_size)
+    pixels, labels = data.train
     loss_fn = functools.partial(images.make_loss, config, data)
     indices = np.arange(batch_size, dtype=np.int32)[None]
 
     def our_step(engine: Any, batches: np.ndarray = indices) -> Callable[[], float]:
-        current = engine.put_state(state)
-        device_data = engine.put_data(images.split_arrays(split))
-
-        def step() -> float:
-            nonlocal current
-            current, sums = engine.train_epoch(current, device_data, batches)
-            jax.block_until_ready(current.params)
-            return float(sums["loss"][0] / sums["count"][0])
-
-        return step
+        return engine_step(engine, state, data.train, batches)
 
     one = jax.local_devices()[:1]
     sides: dict[str, Callable[[], Any]] = {"colnorm, 1 device": our_step(Sharded(loss_fn, one))}
@@ -138,6 +124,31 @@ def make_sides(command: Command, batch_size: int) -> dict[str, Callable[[], Any]
         step = torch_step(command.n, state.params, config, pixels, labels, torch.channels_last, compiled=True)
         sides["torch, channels last, compiled"] = step
     return sides
+
+
+def make_task(config: ImageConfig, batch_size: int) -> tuple[ImageData, TrainState]:
+    """Random images, one batch of them, and a state to train on them."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
+    split = Split(pixels, rng.integers(0, 10, batch_size).astype(np.int32))
+    half = np.full(3, 0.5, np.float32)
+    data = ImageData("random", tuple("0123456789"), split, split, split, half, half)
+    tx = images.make_optimizer(config, images.make_schedule(config, 1))
+    state = create_state(images.make_model(config, 10), tx, config.seed, np.zeros((1, 32, 32, 3), np.float32))
+    return data, state
+
+
+def engine_step(engine: Any, state: TrainState, split: Split, batches: np.ndarray) -> Callable[[], float]:
+    """Training on ``batches``, from one call to the next; returns the loss of their first."""
+    current, data = engine.put_state(state), engine.put_data(images.split_arrays(split))
+
+    def step() -> float:
+        nonlocal current
+        current, sums = engine.train_epoch(current, data, batches)
+        jax.block_until_ready(current.params)
+        return float(sums["loss"][0] / sums["count"][0])
+
+    return step
 
 
 def check_losses(sides: dict[str, Callable[[], Any]], first: dict[str, float]) -> dict[str, float]:

@@ -48,7 +48,7 @@ class TagLayout(NamedTuple):
             raise ValueError(f"TagLayout: expected different tags, got {names}")
         begins, insides = ([names.index(pair[which]) for pair in pairs] for which in (0, 1))
         of_tags = [labels.index(_label(name)) for name in names]
-        return cls(*(np.array(part, np.int32) for part in (of_tags, begins, insides)))  # type: ignore[arg-type]
+        return cls(*(np.array(part, np.int32) for part in (of_tags, begins, insides)))  # type: ignore[arg-type]  # NumPy for JAX, as constants of a program
 
     @staticmethod
     def label_names(tag_names: Sequence[str]) -> tuple[str, ...]:
