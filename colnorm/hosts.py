@@ -12,7 +12,9 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -73,6 +75,8 @@ class Launch:
             if not 0 <= number < count:
                 raise ValueError(f"--process-id must be from 0 to --processes - 1, got {number} of {count}")
         try:
+            if not missing and number == 0:
+                _check_free(int(address.rpartition(":")[2]))
             jax.distributed.initialize(
                 self.coordinator,
                 self.processes,
@@ -214,15 +218,26 @@ def watched() -> Iterator[None]:
         raise
 
 
-def leave(status: int) -> None:
-    """Ends this process at once, if it is one of several and failed.
+def leave(status: int, last_words: str) -> None:
+    """Ends this process at once, if it is one of several and failed; what it says is the last that is said.
 
-    The usual end waits for the others, who may wait for this one.
+    The usual end waits for the others, who may wait for this one, and XLA's threads go on saying that they are gone.
     """
+    global _leaving
     if status and jax.distributed.is_initialized():
+        _leaving = True
         sys.stdout.flush()
         sys.stderr.flush()
+        stderr = os.dup(2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os.write(stderr, f"{last_words}\n".encode(errors="backslashreplace"))
         os._exit(status)
+
+
+def _check_free(port: int) -> None:
+    """Raises ``OSError`` where another program listens at the port: JAX's service would end this one without a word."""
+    dual = socket.has_dualstack_ipv6()
+    socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual).close()
 
 
 def _connect() -> None:
@@ -250,6 +265,7 @@ def _silence() -> Iterator[None]:
 
 
 _on_abort: Any = None
+_leaving = False
 
 
 def _catch_abort() -> None:
@@ -263,6 +279,8 @@ def _catch_abort() -> None:
         return
 
     def say(_: int) -> None:
+        while _leaving:  # the main thread has its last words
+            time.sleep(1)
         os.write(2, f"\nerror: {LOST}, or what XLA says above; start all of them again with --resume\n".encode())
         os._exit(1)
 

@@ -131,12 +131,15 @@ def exit_status(action: Callable[[], Any], run_path: Path | None = None) -> int:
             return "" if run_path is None else "; no epoch was stored yet"
         return f"; stored up to epoch {epochs[-1]}: go on with the same command and --resume --run {run_path}"
 
-    status = _exit_status(action, run_path, stored)
-    hosts.leave(status)
+    status, told = _outcome(action, run_path, stored)
+    hosts.leave(status, told)
+    if told:
+        print(told, file=sys.stderr)
     return status
 
 
-def _exit_status(action: Callable[[], Any], run_path: Path | None, stored: Callable[[], str]) -> int:
+def _outcome(action: Callable[[], Any], run_path: Path | None, stored: Callable[[], str]) -> tuple[int, str]:
+    """The exit status of a command and what it says at its end."""
     for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that are no text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -146,21 +149,16 @@ def _exit_status(action: Callable[[], Any], run_path: Path | None, stored: Calla
     except NonFiniteLossError as error:
         epochs = RunDirectory.open(run_path).epochs() if run_path is not None else []
         good = f"the last good checkpoint is {run_path}/checkpoints/{epochs[-1]}" if epochs else "no checkpoint was written yet"
-        print(f"error: {error}; {good}", file=sys.stderr)
-        return 1
+        return 1, f"error: {error}; {good}"
     except KeyboardInterrupt:
-        print(f"\ninterrupted{stored()}", file=sys.stderr)
-        return 130
+        return 130, f"\ninterrupted{stored()}"
     except Terminated:
-        print(f"\nterminated{stored()}", file=sys.stderr)
-        return 143
+        return 143, f"\nterminated{stored()}"
     except (StorageError, hosts.HostError) as error:
-        print(f"error: {error}{stored()}", file=sys.stderr)
-        return 1
+        return 1, f"error: {error}{stored()}"
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return 1, f"error: {error}"
+    return 0, ""
 
 
 def command_line(kind: type[C], action: Callable[[C], Any], prog: str, about: str | None) -> Callable[..., int]:

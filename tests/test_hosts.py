@@ -53,7 +53,7 @@ def test_one_process_is_alone(monkeypatch):
     assert hosts.agree(lambda: tree) is tree
     assert hosts.together(lambda: tree) is tree
     hosts.check_same({"a": 1}, [tree])
-    hosts.leave(1)  # ends nothing
+    hosts.leave(1, "")  # ends nothing
     with pytest.raises(ValueError, match="Gloo"), hosts.watched():  # whatever it is, it is not another process
         raise ValueError("Gloo")
 
