@@ -1,6 +1,7 @@
 """The image task: a ResNet on CIFAR-10 or digits. What a config means in terms of data, model, optimizer, loss and metrics."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -142,9 +143,7 @@ class ImageTask:
         return validate
 
     def _epoch_metrics(self, sums: Mapping[str, Any], prefix: str) -> dict[str, float]:
-        metrics = headline(classification_metrics(sums["confusion"], self.data.class_names))
-        loss = float(sums["loss"] / max(float(sums["count"]), 1.0))
-        return {f"{prefix}loss": loss, f"{prefix}accuracy": metrics["accuracy"], f"{prefix}macro_f1": metrics["macro_f1"]}
+        return epoch_metrics(sums, self.data.class_names, prefix)
 
     def draw(self, history: pictures.History, run: RunDirectory, best_epoch: int | None) -> list[Path]:
         title = run.path.name
@@ -161,12 +160,7 @@ class ImageTask:
         for name, split in self.data.splits.items():
             batches = evaluation_batches(len(split.labels), engine.num_devices)
             sums = engine.evaluate(state, engine.put_data(split_arrays(split)), batches)
-            splits[name] = {
-                "examples": int(sums["count"]),
-                "loss": float(sums["loss"] / sums["count"]),
-                **classification_metrics(sums["confusion"], self.data.class_names),
-                "confusion": sums["confusion"].astype(int).tolist(),
-            }
+            splits[name] = split_metrics(sums, self.data.class_names)
         return {"splits": splits, "class_names": list(self.data.class_names)}
 
     def draw_evaluation(self, evaluated: Mapping[str, Any], run: RunDirectory, title: str) -> list[Path]:
@@ -181,6 +175,23 @@ class ImageTask:
         ]
 
 
+def epoch_metrics(sums: Mapping[str, Any], class_names: Sequence[str], prefix: str) -> dict[str, float]:
+    """What an epoch's line says of a split, from its summed sums; the keys begin with ``prefix``."""
+    metrics = headline(classification_metrics(sums["confusion"], class_names))
+    loss = float(sums["loss"] / max(float(sums["count"]), 1.0))
+    return {f"{prefix}loss": loss, f"{prefix}accuracy": metrics["accuracy"], f"{prefix}macro_f1": metrics["macro_f1"]}
+
+
+def split_metrics(sums: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """What an evaluation says of a split, from its summed sums."""
+    return {
+        "examples": int(sums["count"]),
+        "loss": float(sums["loss"] / sums["count"]),
+        **classification_metrics(sums["confusion"], class_names),
+        "confusion": sums["confusion"].astype(int).tolist(),
+    }
+
+
 def evaluation_batches(num_examples: int, num_devices: int) -> np.ndarray:
     """Batches of indices for evaluation: up to 500 images, as no gradient has to be held, evenly over the devices."""
     size = min(500, num_examples)
@@ -189,12 +200,12 @@ def evaluation_batches(num_examples: int, num_devices: int) -> np.ndarray:
 
 def make_quantiles(config: ImageConfig, data: images.ImageData) -> Callable[[TrainState], list[float]]:
     """State -> :data:`PERCENTILES` of the features that enter the last activation, on a fixed validation batch (1.2.7)."""
-    model = make_model(config, data.num_classes)
     batch = images.standardize(data.validation.images[:QUANTILE_BATCH], data.mean, data.std)
+    quantiles = jax.jit(functools.partial(feature_percentiles, make_model(config, data.num_classes)))
+    return lambda state: [float(value) for value in quantiles(state.variables, batch)]
 
-    @jax.jit
-    def quantiles(variables: Mapping[str, Any]) -> jax.Array:
-        _, features = model.apply(variables, batch, False, return_features=True)
-        return jnp.percentile(features["last_preactivation"].astype(jnp.float32), jnp.asarray(PERCENTILES, jnp.float32))
 
-    return lambda state: [float(value) for value in quantiles(state.variables)]
+def feature_percentiles(model: ResNet, variables: Mapping[str, Any], inputs: jax.Array) -> jax.Array:
+    """:data:`PERCENTILES` of the features of standardized images that enter the last activation."""
+    _, features = model.apply(variables, inputs, False, return_features=True)
+    return jnp.percentile(features["last_preactivation"].astype(jnp.float32), jnp.asarray(PERCENTILES, jnp.float32))
