@@ -26,10 +26,10 @@ FLOORS = [
     {"experiments.task", "experiments.study", "experiments.published"},
     {"experiments.train", "experiments.evaluate", "experiments.summary"},
     {"experiments.compare", "experiments.job", "experiments.benchmarks"},
-    {"experiments.demo", "experiments.gather", "experiments.differences"},
+    {"experiments.demo", "experiments.gather", "experiments.differences", "experiments.seeds"},
     {"experiments.page"},
     {"experiments.reproduce"},
-    {"experiments.queue"},
+    {"experiments.queue", "experiments.accelerator"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = {

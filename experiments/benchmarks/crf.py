@@ -144,8 +144,8 @@ def pytorch_crf(inputs: Inputs) -> dict[str, Callable[[], Any]]:
         emissions.grad = None
         loss = -peer(emissions, tags, mask=mask)
         loss.backward()
-        gradients = peer.transitions.grad, peer.start_transitions.grad, peer.end_transitions.grad
-        return loss.detach().numpy(), ([part.numpy() for part in gradients], emissions.grad.numpy())
+        gradients = [peer.transitions.grad, peer.start_transitions.grad, peer.end_transitions.grad]
+        return harness.waited((loss.detach(), (gradients, emissions.grad)))
 
     @torch.no_grad()
     def decode() -> Any:
@@ -181,11 +181,10 @@ def torch_struct(inputs: Inputs) -> dict[str, Callable[[], Any]]:
         event = struct.LinearChainCRF.struct.to_parts(tags, len(inputs.start), lengths=lengths).type_as(emissions).contiguous()
         loss = -crf.log_prob(event).sum()
         loss.backward()
-        gradients: Any = [part.grad.numpy() for part in parts], emissions.grad.numpy()
-        return loss.detach().numpy(), gradients
+        return harness.waited((loss.detach(), ([part.grad for part in parts], emissions.grad)))
 
     def decode() -> Any:
-        return struct.LinearChainCRF.struct.from_parts(distribution().argmax)[0]
+        return harness.waited(struct.LinearChainCRF.struct.from_parts(distribution().argmax)[0])
 
     return {"loss + gradient": loss_and_gradient, "decode": decode}
 
@@ -199,22 +198,23 @@ def gradient_errors(inputs: Inputs, results: Mapping[str, Any]) -> dict[str, flo
     Raises AssertionError where any number is off by more than rounding.
     """
     wide = {name: getattr(inputs, name).astype(np.float64) for name in ("transitions", "start", "end", "emissions")}
-    loss, (chain, emissions) = pytorch_crf(dataclasses.replace(inputs, **wide))["loss + gradient"]()
+    loss, (chain, emissions) = harness.arrays(pytorch_crf(dataclasses.replace(inputs, **wide))["loss + gradient"]())
     errors = {}
     for name in results.keys() - {CONSTRAINED}:
-        of_side, (of_chain, of_emissions) = results[name]
+        of_side, (of_chain, of_emissions) = harness.arrays(results[name])
         message = f"{name} has another loss or gradient"
         np.testing.assert_allclose(of_side, loss, rtol=1e-5, err_msg=message)
         np.testing.assert_allclose(of_emissions, emissions, rtol=0, atol=2e-3, err_msg=message)
         for actual, expected in zip(of_chain, chain, strict=True):
             np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-5 * inputs.tags.size, err_msg=message)
-        errors[name] = float(np.abs(np.asarray(of_chain[0]) - chain[0]).max())
+        errors[name] = float(np.abs(of_chain[0] - chain[0]).max())
     return errors
 
 
 def check_paths(inputs: Inputs, results: Mapping[str, Any]) -> dict[str, float]:
     """Raises AssertionError where a peer's paths have other scores than ours: in float32 one tag of thousands may be a tie."""
     best = path_scores(inputs, np.asarray(results["colnorm"][0]))
+    results = harness.arrays(results)
     for name in results.keys() & PEERS.keys():
         padded = [
             np.pad(np.asarray(path)[:length], (0, inputs.tags.shape[1] - length))

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from colnorm import process
@@ -110,13 +111,49 @@ def resident_kib(name: str) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Hardware, versions, threads and settings of both sides; the peers' threads become as many as there are cores."""
+    """Hardware, versions, threads and settings of both sides, made alike.
+
+    The peers' threads become as many as there are cores. Where JAX computes on a GPU PyTorch does too, if it can, and both
+    multiply float32 as float32, not as TF32.
+    """
     import torch
 
     threads = process.available_cores()
     torch.set_num_threads(threads)
     settings = {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if os.environ.get(name)}
+    if jax.default_backend() != "cpu":
+        jax.config.update("jax_default_matmul_precision", "highest")
+        settings["products"] = "float32, no TF32"
+    if peers_on_gpu():
+        torch.set_default_device("cuda")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return {**process.describe(), "torch": torch.__version__, "threads": threads, **settings}
+
+
+def peers_on_gpu() -> bool:
+    """Whether both JAX and PyTorch have a GPU."""
+    import torch
+
+    return jax.default_backend() == "gpu" and torch.cuda.is_available()
+
+
+def peers_ready() -> bool:
+    """Whether PyTorch computes where JAX does."""
+    return jax.default_backend() == "cpu" or peers_on_gpu()
+
+
+def waited(result: Any) -> Any:
+    """What a peer returned, when its GPU has computed it."""
+    if peers_on_gpu():
+        import torch
+
+        torch.cuda.synchronize()
+    return result
+
+
+def arrays(tree: Any) -> Any:
+    """NumPy's arrays in the place of those of JAX and PyTorch; lists of numbers stay."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf), tree)
 
 
 def check_peers(*names: str) -> None:

@@ -86,12 +86,12 @@ def check(results: dict[str, Any]) -> dict[str, float]:
 
     def compare(name: str) -> Callable[[Any, Any], None]:
         def compare_one(ours: Any, theirs: Any) -> None:
-            theirs = np.asarray(theirs)
             largest = np.abs(theirs).max()
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * largest, err_msg=f"{name} computes something else")
 
         return compare_one
 
+    results = harness.arrays(results)
     for name, result in results.items():
         jax.tree.map(compare(name), results["colnorm"], result)
     return {}
@@ -184,7 +184,7 @@ def _torch_side(kind: str, x: Any, cotangent: Any, params: Any, *, channels_last
         y = forward()
         of_x, *gradients = torch.autograd.grad(y, (inputs, *learned.values()), of_outputs)
         y, of_x = (values.detach().permute(0, 2, 3, 1) for values in (y, of_x))
-        return y, of_x, dict(zip(learned, gradients, strict=True))
+        return harness.waited((y, of_x, dict(zip(learned, gradients, strict=True))))
 
     return run
 

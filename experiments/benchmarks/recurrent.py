@@ -83,12 +83,7 @@ def run(command: Command) -> None:
 
 def measure(command: Command) -> dict[str, Any]:
     """Compares and times every kind at every size."""
-    import torch
-
     machine = harness.machine()
-    if jax.default_backend() == "gpu":  # float32 products, not TF32, on every side
-        jax.config.update("jax_default_matmul_precision", "highest")
-        torch.backends.cudnn.allow_tf32 = False
     notes: list[str] = []
     rows = {}
     for kind in command.kinds:
@@ -157,9 +152,7 @@ def make_sides(kind: str, size: tuple[int, ...], command: Command, notes: list[s
             inputs.grad = None
             outputs = module(inputs, counts)
             outputs.backward(of_outputs)
-            if on_gpu:
-                torch.cuda.synchronize()
-            return outputs
+            return harness.waited(outputs)
 
         def results(outputs: Any) -> Any:
             """Of the call that returned these outputs, which must be the latest."""

@@ -59,7 +59,7 @@ class TorchTagger(nn.Module):
         copy(self.crf.end_transitions, params["crf"]["end"])
 
     def forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The negative log-likelihood summed over the sentences of a padded batch; lengths are on the CPU."""
+        """The negative log-likelihood summed over the sentences of a padded batch."""
         emissions, mask = self.emissions(batch)
         return -self.crf(emissions, batch["tags"][:, : emissions.shape[1]], mask=mask, reduction="sum")
 
@@ -73,7 +73,7 @@ class TorchTagger(nn.Module):
         inputs = [self.word_embedding(batch["words"])]  # (B, T, D)
         if self.spells:
             inputs.append(self._spell(batch["characters"], batch["character_lengths"]))
-        packed = pack_padded_sequence(torch.cat(inputs, -1), batch["lengths"], batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(torch.cat(inputs, -1), batch["lengths"].cpu(), batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
         emissions = self.emission(states)
         return emissions, torch.arange(emissions.shape[1])[None] < batch["lengths"][:, None]
@@ -82,7 +82,7 @@ class TorchTagger(nn.Module):
         """The last states of every word that is not padding, zeros elsewhere, ``(B, T, 2 H)``."""
         inside = lengths > 0
         spelt = self.character_embedding(characters[inside])
-        packed = pack_padded_sequence(spelt, lengths[inside], batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(spelt, lengths[inside].cpu(), batch_first=True, enforce_sorted=False)
         _, (last, _) = self.character_lstm(packed)  # (2, words, H)
         states = torch.cat([last[0], last[1]], -1)
         return states.new_zeros(*lengths.shape, states.shape[-1]).index_put((inside,), states)
