@@ -21,7 +21,7 @@ FLOORS = [
     {"colnorm.tasks", "colnorm.server"},
     {"colnorm.cli"},
     {"colnorm.spacy"},
-    {"experiments.configs", "experiments.plotting", "experiments.significance"},
+    {"experiments.configs", "experiments.plotting", "experiments.significance", "experiments.correctness"},
     {"experiments.images", "experiments.presets", "experiments.pool"},
     {"experiments.task", "experiments.study", "experiments.published"},
     {"experiments.train", "experiments.evaluate", "experiments.summary"},
