@@ -53,7 +53,8 @@ clean:
 	touch $@
 
 .venv/.peers: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' 'pytorch-crf>=0.7.2' 'torch-struct>=0.5' 'spacy>=3.8'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' 'pytorch-crf>=0.7.2' 'torch-struct>=0.5' 'spacy>=3.8' \
+		'tensorflow-datasets>=4.9.7' 'tensorflow-cpu>=2.18' 'importlib_resources>=6.0'
 	touch $@
 
 .venv/.docs: .venv/.installed

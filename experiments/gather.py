@@ -61,6 +61,9 @@ def _read_seed(job: Job) -> dict[str, Any]:
 def read_seed(of_run: Mapping[str, Any], seed: int, task: str) -> dict[str, Any]:
     """The metrics of one run, from its summary: ``test_accuracy`` and the like."""
     evaluated, history = of_run["evaluation"], of_run["history"]
+    seconds = [
+        epoch["seconds"] / epoch.get("seeds_at_once", 1) for epoch in history
+    ]  # its share, where several trained at once
     metrics: dict[str, float] = {}
     for split, values in evaluated["splits"].items():
         metrics |= {f"{split}_loss": values["loss"], **headline(values, f"{split}_")}
@@ -76,8 +79,8 @@ def read_seed(of_run: Mapping[str, Any], seed: int, task: str) -> dict[str, Any]
         "test_examples": test["examples"],
         "supports": sum(split["micro"]["support"] for split in evaluated["splits"].values()),
         "test_classes": test["classes"] if task == "tagging" else {},
-        "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
-        "epoch_seconds": round(float(np.median([epoch["seconds"] for epoch in history])), 2),
+        "seconds": round(sum(seconds), 1),
+        "epoch_seconds": round(float(np.median(seconds)), 2),
         "compile_seconds": round(sum(epoch["compile_seconds"] for epoch in history), 1),
         "peak_memory_mib": max(epoch["peak_memory_mib"] for epoch in history),
         "machine": of_run["machine"],

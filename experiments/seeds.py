@@ -43,8 +43,8 @@ Report = Callable[[str], None]
 class Command:
     """What to train, and where to keep it."""
 
-    row: Annotated[str, tyro.conf.Positional]
-    """A row of the study, of images."""
+    rows: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Rows of the study, of images; one after another."""
     data_dir: str | None = None
     """Directory with CIFAR-10's binary or python version."""
     seeds: int = 3
@@ -256,11 +256,8 @@ def do_row(
     """Trains the seeds of a row that have no record in a study, and writes their records; returns what failed.
 
     Raises:
-      ValueError: there is no such row of images, or a run without a record stands there.
+      FileExistsError: a run without a record stands there.
     """
-    if name not in PRESETS or PRESETS[name].task != "images":
-        known = ", ".join(row for row in PRESETS if PRESETS[row].task == "images")
-        raise ValueError(f"there is no row {name!r} of images; there are {known}")
     jobs = [job for seed in range(seeds) if not (job := Job(PRESETS[name], seed, scale, study)).is_finished]
     if not jobs:
         return []
@@ -276,11 +273,15 @@ def do_row(
 
 
 def run(command: Command) -> None:
-    """Trains the seeds of a row.
+    """Trains the seeds of each row.
 
     Raises:
+      ValueError: there is no such row of images.
       RuntimeError: some came to no end.
     """
+    known = [row for row in PRESETS if PRESETS[row].task == "images"]
+    if unknown := [row for row in command.rows if row not in known]:
+        raise ValueError(f"there is no row {unknown[0]!r} of images; there are {', '.join(known)}")
     process.prepare(1)
     screen = console.make_console()
     deadline = None if command.minutes is None else time.monotonic() + 60 * command.minutes
@@ -288,7 +289,15 @@ def run(command: Command) -> None:
     def say(line: str) -> None:
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    failures = do_row(command.row, command.seeds, command.scale, command.study, command.data_dir, say, deadline)
+    failures = []
+    for row in command.rows:
+        if deadline is not None and time.monotonic() > deadline:
+            failures.append(f"{row}: no time was left")
+            continue
+        try:
+            failures += do_row(row, command.seeds, command.scale, command.study, command.data_dir, say, deadline)
+        except FileExistsError as error:  # a run that was stopped before; it says how to go on
+            failures.append(str(error))
     if failures:
         raise RuntimeError("; ".join(failures))
     say(f"written: {command.study / 'runs'}, {command.study / 'records'}")
