@@ -37,6 +37,8 @@ COVERAGE = "vectors.json"
 """How many words and tokens pretrained vectors cover."""
 PREDICTIONS = "test_predictions.conll"
 """Word, gold tag and predicted tag of each token of the test sentences, as conlleval reads them."""
+MISTAKES = "test_mistakes.json"
+"""The test images that a network gets wrong, the surest first, with its probabilities."""
 COUNTS = "test_counts.json"
 """The numbers of correct, predicted and gold entities in each test sentence, which comparisons of taggers read."""
 
@@ -44,7 +46,7 @@ NAMES = frozenset(
     {
         *(CONFIG, METRICS, CHECKPOINTS, DAMAGED, LOCK, MACHINE, CURVES, FEATURES),
         *(EVALUATION, CONFUSION, CALIBRATION, PRECISION_RECALL, ENTITY_TYPES, TRANSITIONS),
-        *(TAGGER, TEMPERATURE, COVERAGE, PREDICTIONS, COUNTS),
+        *(TAGGER, TEMPERATURE, COVERAGE, PREDICTIONS, COUNTS, MISTAKES),
     }
 )
 """Everything that may stand in a run directory, besides these with ``.tmp`` after them while they are written."""

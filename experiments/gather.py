@@ -72,6 +72,8 @@ def read_seed(of_run: Mapping[str, Any], seed: int, task: str) -> dict[str, Any]
         metrics["calibration_error"] = test["calibration"]["error"]
     return {
         "seed": seed,
+        "commit": of_run["commit"],
+        "reached": reached(history, f"validation_{'micro_f1' if task == 'tagging' else 'accuracy'}"),
         "best_epoch": evaluated["epoch"],
         "epochs": len(history),
         "metrics": metrics,
@@ -86,6 +88,19 @@ def read_seed(of_run: Mapping[str, Any], seed: int, task: str) -> dict[str, Any]
         "machine": of_run["machine"],
         "vectors": of_run["vectors"],
     }
+
+
+REACHED = 0.8
+
+
+def reached(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float] | None:
+    """The epoch after which a metric was first :data:`REACHED`, and the minutes until then; None where it never was."""
+    seconds = 0.0
+    for line in history:
+        seconds += line["seconds"] / line.get("seeds_at_once", 1)
+        if line[metric] >= REACHED:
+            return {"epoch": line["epoch"], "minutes": round(seconds / 60, 1)}
+    return None
 
 
 def summarize(seeds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:

@@ -13,12 +13,13 @@ import optax
 from colnorm import ResNet, optimizers
 from colnorm.data import images
 from colnorm.data.batching import padded_batches, shuffled_batches
+from colnorm.files import write_json
 from colnorm.metrics import classification_metrics, confusion_matrix, headline
 from colnorm.parallel import make_engine
-from colnorm.run_directory import CONFUSION, CURVES, FEATURES, RunDirectory
+from colnorm.run_directory import CONFUSION, CURVES, FEATURES, MISTAKES, RunDirectory
 from colnorm.tasks import pictures
 from colnorm.training import Data, Engine, LossFn, Sums, TrainState, create_state
-from experiments import plotting
+from experiments import mistakes, plotting
 from experiments.configs import ImageConfig
 
 PERCENTILES = (1, 20, 80, 99)
@@ -155,6 +156,7 @@ class ImageTask:
     def evaluate(self, run: RunDirectory, epoch: int, devices: int | None) -> dict[str, Any]:
         state = run.restore(self.init_state(self.schedule(1)), epoch)
         engine = make_engine(self.loss, devices)
+        self._write_mistakes(run, state)
         state = engine.put_state(state)
         splits = {}
         for name, split in self.data.splits.items():
@@ -162,6 +164,19 @@ class ImageTask:
             sums = engine.evaluate(state, engine.put_data(split_arrays(split)), batches)
             splits[name] = split_metrics(sums, self.data.class_names)
         return {"splits": splits, "class_names": list(self.data.class_names)}
+
+    def _write_mistakes(self, run: RunDirectory, state: TrainState) -> None:
+        """Of the test images: what the network is surest of and wrong about."""
+        model, split = make_model(self.config, self.data.num_classes), self.data.test
+
+        @jax.jit
+        def predict(pixels: jax.Array) -> jax.Array:
+            logits: Any = model.apply(state.variables, images.standardize(pixels, self.data.mean, self.data.std), False)
+            return jax.nn.softmax(logits)
+
+        parts = [predict(split.images[np.maximum(indices, 0)]) for indices in evaluation_batches(len(split.labels), 1)]
+        probabilities = np.concatenate(parts)[: len(split.labels)]
+        write_json(run.file(MISTAKES), mistakes.of_images(split.images, split.labels, probabilities))
 
     def draw_evaluation(self, evaluated: Mapping[str, Any], run: RunDirectory, title: str) -> list[Path]:
         confusions = {name: np.array(split["confusion"]) for name, split in evaluated["splits"].items()}

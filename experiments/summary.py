@@ -7,6 +7,7 @@ their summaries into one directory, and the page can be written where the runs a
 import base64
 import hashlib
 import json
+import subprocess
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ def write(run: Path, scale: Scale, path: Path) -> None:
         "machine": _read(opened.file(MACHINE)),
         "vectors": _read(opened.file(COVERAGE)),
         "test_counts": _packed(_read(opened.file(COUNTS))),
+        "commit": commit(),
     }
     path.parent.mkdir(exist_ok=True)
     stored = {**summary, "sha256": _digest(summary)}
@@ -48,7 +50,8 @@ def read(path: Path) -> dict[str, Any]:
 
     Returns:
       ``scale``; ``config``; ``history``, the lines of the epochs; ``evaluation``; ``machine`` that trained it; of taggers
-      ``vectors``, what was found of the vocabulary, and ``test_counts``, of :func:`colnorm.metrics.entity_counts`, else None.
+      ``vectors``, what was found of the vocabulary, and ``test_counts``, of :func:`colnorm.metrics.entity_counts`, else None;
+      ``commit`` of the code that finished it, None where it isn't known.
 
     Raises:
       ValueError: it is damaged; names the file.
@@ -63,9 +66,23 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: it is not what was written")
     try:
         counts = _unpacked(stored["test_counts"])
-        return {**stored, "evaluation": upgraded(stored["evaluation"]), "test_counts": counts}
+        return {"commit": None, **stored, "evaluation": upgraded(stored["evaluation"]), "test_counts": counts}
     except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def commit() -> str | None:
+    """The commit of this code, with ``-dirty`` after it where files of it differ; None outside of a checkout with git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", "../colnorm")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def upgraded(evaluation: Mapping[str, Any]) -> dict[str, Any]:

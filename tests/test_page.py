@@ -1,19 +1,24 @@
 """The page of the study, from records of runs as the commands leave them; looked at in a browser where there is one."""
 
+import base64
 import dataclasses
+import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import browser
 import numpy as np
 import pytest
+from PIL import Image
 
 from colnorm.run_directory import RunDirectory
-from experiments import gather, job, page, study, summary
+from experiments import gather, job, mistakes, page, study, summary
 from experiments.differences import differences
 from experiments.presets import PRESETS
 
+ROOT = Path(__file__).parents[1]
 MACHINE = {"device": "cpu", "processor": "a <fast> one, 2 cores", "jax": "0.10.2"}
 COVERAGE = {"entries": 200, "exact": 60, "lowercased": 20, "tokens": 1000, "exact_tokens": 700, "lowercased_tokens": 100}
 TAGS = ["O", "B-geo", "I-geo", "B-per", "I-per"]
@@ -133,11 +138,11 @@ def test_every_row_its_command_and_its_pictures_are_there(written):
         assert f'id="row-{row["name"]}"' in html and f"<code>{row['command']}</code>" in html
         assert f"| `{row['name']}` " in markdown and row["command"] in markdown
     pictures = {path.stem for path in (output / "pictures").glob("*.svg")}
-    of_rows = {path.stem for path in (output / "pictures" / "rows").glob("*.svg")}
     assert {"curves-of-report", "curves-of-tagging", "features", "batch-sizes", "calibration"} <= pictures
-    assert {"bn", "confusion-of-bn", "crf", "transitions-of-crf"} <= of_rows
     shown = re.findall(r"\]\(pictures/([^)]*)\)", markdown)
-    assert len(shown) == len(set(shown)) == len(pictures) and html.count("<img ") == len(pictures) + len(of_rows)
+    assert len(shown) == len(set(shown)) == len(pictures)
+    assert html.count("<img ") == 2  # batch sizes and calibration: the other charts are drawn of the data
+    assert len(html) < 3_000_000
     for name in shown:
         assert (output / "pictures" / name).exists()
 
@@ -151,10 +156,10 @@ def test_markdown_tables_have_as_many_cells_in_every_line(written):
 def test_the_page_needs_no_other_file_and_no_network(written):
     html = (written[1] / "index.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', html)
-    assert sources and all(source.startswith(("data:", "#")) for source in sources)
+    assert sources and all(source.startswith(("data:", "#", "records/")) for source in sources)
     anchors = set(re.findall(r'id="([^"]*)"', html))
     assert {source[1:] for source in sources if source.startswith("#")} <= anchors
-    assert "http" not in text_of(html) and "url(" not in html
+    assert "http" not in text_of(html) and "url(" not in html and "@" not in text_of(html)
 
 
 def test_claims_are_checked_by_seed_and_by_sentence(written):
@@ -196,11 +201,12 @@ def test_a_record_of_another_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"gn-seed0.json is .* at scale full; the study has this row at scale reduced"):
         gather.gather([job.Job(PRESETS["gn"], 0, "reduced", tmp_path)])
     stored = summary.read(of_row.summary)
+    assert re.fullmatch("[0-9a-f]{40}(-dirty)?", stored.pop("commit")) or not (ROOT / ".git").exists()
     # Options that came later or are gone, and places, make no other run.
     stored["config"] |= {"gone": 1, "data_dir": "there"}
     del stored["config"]["num_groups"]
     of_row.summary.write_text(json.dumps(stored))
-    assert of_row.read_summary() == stored
+    assert of_row.read_summary() == stored | {"commit": None}  # as one of before there were commits and digests
     stored["config"] |= {"seed": 2, "learning_rate": 0.2}
     of_row.summary.write_text(json.dumps(stored))
     with pytest.raises(ValueError, match=r"gn-seed0.json .*: learning_rate was 0.2, is 0.1, seed was 2, is 0; .*gn-seed0"):
@@ -269,14 +275,168 @@ def test_a_row_seed_is_averaged_as_far_as_all_seeds_went():
 
 @pytest.mark.slow
 @pytest.mark.skipif(browser.PATH is None, reason="no Chromium")
-def test_a_browser_shows_every_picture_on_a_phone_without_scrolling_sideways(written, tmp_path):
+def test_a_browser_shows_everything_on_a_phone_without_scrolling_sideways(written, tmp_path):
     path = written[1] / "index.html"
     with browser.opened(path.as_uri(), tmp_path, width=500, height=900) as page:
         page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-        count = path.read_text().count("<img ")
-        assert count >= 20
-        page.wait(f"[...document.images].filter(each => each.complete && each.naturalWidth > 50).length == {count}")
+        page.wait("[...document.images].filter(each => each.complete && each.naturalWidth > 50).length == 2")
+        # every row with seeds has its own charts: four of an image row, six of a tagger
+        expected = sum(6 if PRESETS[name].task == "tagging" else 4 for name in ACCURACIES)
+        page.wait(f"document.querySelectorAll('[data-row] canvas').length == {expected}")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate("charts.every(each => each.width > 100 && each.width <= innerWidth)")
         shown = page.evaluate("document.documentElement.outerHTML")
     for name in PRESETS:
         assert (f'id="row-{name}"' in shown) == (name in {*ACCURACIES, "ln", "best"})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.PATH is None, reason="no Chromium")
+def test_charts_are_explored_with_the_mouse_and_with_the_keyboard(written, tmp_path):
+    with browser.opened((written[1] / "index.html").as_uri(), tmp_path) as page:
+
+        def values(group="report"):
+            """The table under a chapter's charts: line -> its values."""
+            return dict(
+                page.evaluate(
+                    f"[...document.querySelectorAll('[data-group={group}]:not([data-what]) .values tbody tr')]"
+                    ".map(row => [row.cells[0].textContent, [...row.cells].slice(1).map(cell => cell.textContent)])"
+                )
+            )
+
+        # the last epoch, before anything is done; accuracy * epoch / 3, the mean of two seeds
+        assert values()["bn"] == ["0.3333", "0.3333", "82.50 %", "82.50 %"]
+        # the mouse over the first epoch of one chart marks it in all, and tells all values there
+        page.evaluate("charts[0].root.scrollIntoView({block: 'center'})")
+        box = page.evaluate("(({left, top, height}) => ({left, top, height}))(charts[0].over.getBoundingClientRect())")
+        page.send("Input.dispatchMouseEvent", type="mouseMoved", x=box["left"] + 60, y=box["top"] + box["height"] / 2)
+        page.send("Input.dispatchMouseEvent", type="mouseMoved", x=box["left"] + 2, y=box["top"] + box["height"] / 2)
+        page.wait("charts.slice(0, 4).every(each => each.cursor.idx == 0)")
+        assert values()["bn"] == ["1", "1", "27.50 %", "27.50 %"]
+        # the slider does the same without one
+        page.evaluate("slider = document.querySelector('[data-group=report] input[type=range]'); slider.focus(); slider.value")
+        for kind in ("keyDown", "keyUp"):
+            page.send("Input.dispatchKeyEvent", type=kind, key="ArrowRight", code="ArrowRight", windowsVirtualKeyCode=39)
+        page.wait("slider.value == '2'")
+        assert values()["bn"] == ["0.5", "0.5", "55.00 %", "55.00 %"]
+        # a row that is switched off goes from all charts
+        names = page.evaluate("charts[0].series.map(each => each.label)")
+        place = names.index("gn")
+        page.evaluate(
+            "[...document.querySelectorAll('[data-group=report] .values label')].find(each => each.textContent == 'gn').click()"
+        )
+        assert page.evaluate(f"charts.slice(0, 4).every(each => each.series[{place}].show === false)")
+        assert page.evaluate(f"charts.slice(0, 4).every(each => each.series[{names.index('bn')}].show)")
+        # one zoom for all, and back
+        page.evaluate("charts[1].setScale('x', {min: 2, max: 3})")
+        page.wait("charts.slice(0, 4).every(each => each.scales.x.min == 2 && each.scales.x.max == 3)")
+        assert page.evaluate("document.querySelector('[data-group=report] input[type=number]').value") == "2"
+        page.evaluate("document.querySelector('[data-group=report] .controls button').click()")
+        page.wait("charts.slice(0, 4).every(each => each.scales.x.min == 1 && each.scales.x.max == 3)")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.PATH is None, reason="no Chromium")
+def test_tables_are_sorted_and_figures_downloaded(written, tmp_path):
+    with browser.opened((written[1] / "index.html").as_uri(), tmp_path) as page:
+
+        def rows():
+            return page.evaluate(
+                "[...document.querySelector('table').tBodies[0].rows].map(row => row.querySelector('a').textContent)"
+            )
+
+        assert rows() == ["nn", "bn", "in", "gn", "ln"]
+        by_accuracy = (
+            "[...document.querySelectorAll('thead th button')].find(each => each.textContent == 'test accuracy').click()"
+        )
+        page.evaluate(by_accuracy)
+        assert rows() == ["in", "bn", "gn", "nn", "ln"]  # what has no value is last, either way
+        page.evaluate(by_accuracy)
+        assert rows() == ["nn", "gn", "bn", "in", "ln"]
+        assert page.evaluate("document.querySelector('[aria-sort]').textContent") == "test accuracy"
+        lines = [line.split(",") for line in page.evaluate("csv()").splitlines()]
+    assert lines[0] == ["row", "task", "scale", "seed", "commit", "epoch", "metric", "value"]
+    assert {len(line) for line in lines} == {8}
+    found = {(line[0], line[3], line[5], line[6]): line[7] for line in lines}
+    assert float(found["bn", "1", "", "test_accuracy"]) == 0.83 and float(found["bn", "0", "2", "train_loss"]) == 0.5
+    assert ("bn", "0", "3", "feature_percentiles_99") in found and float(found["bn", "", "", "test_accuracy"]) == 0.8139
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.PATH is None, reason="no Chromium")
+def test_what_is_wrong_is_shown_and_filtered(tmp_path):
+    """Of two rows whose run directories are there."""
+    jobs = [job.Job(PRESETS[name], 0, "full", tmp_path) for name in ("bn", "crf")]
+    for each in jobs:
+        finish(each, 0.8)
+    rng = np.random.default_rng(0)
+    images, probabilities = rng.integers(0, 256, (9, 8, 8, 3), dtype=np.uint8), rng.dirichlet(np.ones(3), 9)
+    labels = probabilities.argmax(1)
+    labels[:5] = (labels[:5] + 1) % 3
+    (jobs[0].run / "test_mistakes.json").write_text(json.dumps(mistakes.of_images(images, labels, probabilities)))
+    (jobs[1].run / "test_predictions.conll").write_text(
+        "Paris B-geo B-org\n\nin O O\nNew B-geo B-geo\nYork I-geo O\n\nhe O O\n"
+    )
+    results = gather.gather(jobs)
+    path = page.write(results, {(each.row.name, 0): each.summary for each in jobs}, tmp_path)
+    with browser.opened(path.as_uri(), tmp_path / "profile") as opened:
+        opened.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        opened.wait("document.querySelectorAll('.images img').length == 5")
+        opened.wait("[...document.querySelectorAll('.images img')].every(each => each.naturalWidth == 8)")
+        assert "Wrong on test: 5 of 9" in opened.evaluate("document.querySelector('#about-bn').textContent")
+        label = int(labels[0])
+        opened.evaluate(
+            f"select = document.querySelector('.images').previousSibling.querySelector('select'); select.value = '{label}'"
+        )
+        opened.evaluate("select.dispatchEvent(new Event('change'))")
+        assert opened.evaluate("document.querySelectorAll('.images img').length") == int(np.sum(labels[:5] == label))
+        sentences = "[...document.querySelectorAll('.sentences li')].map(each => each.textContent)"
+        assert opened.evaluate(sentences) == [" Parisgeo → org ", "in New Yorkgeo, found as “New” "]
+        opened.evaluate("document.querySelector('.kind.type input').click()")
+        assert opened.evaluate(sentences) == ["in New Yorkgeo, found as “New” "]
+        assert opened.evaluate("document.querySelector('mark.boundary').title").startswith(
+            "wrongly bounded: gold geo, found geo"
+        )
+        opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+
+
+def test_errors_of_entities_are_of_one_kind_each():
+    def kinds(gold, found):
+        return [entity["kind"] for entity in mistakes.judge(gold.split(), found.split())]
+
+    assert kinds("B-a I-a O B-b", "B-a I-a O B-b") == ["correct", "correct"]
+    assert kinds("B-a I-a O O", "O O O B-a") == ["missed", "spurious"]
+    assert kinds("B-a I-a O", "B-b I-b O") == ["type"] and kinds("B-a I-a O", "B-a O O") == ["boundary"]
+    assert kinds("B-a I-a O", "B-b O O") == ["both"]
+    assert kinds("B-a I-a I-a", "B-a B-a I-a") == ["boundary", "spurious"]  # one of the two is the gold one's
+    assert kinds("B-a B-b O", "B-a I-a I-a") == ["boundary", "missed"]
+    assert kinds("O O", "O O") == []
+
+
+def test_sentences_with_errors_are_chosen_evenly_for_each_kind():
+    blocks = [f"w{number} B-a {'O' if number % 2 else 'B-a'}\n" for number in range(100)]
+    found = mistakes.of_sentences("\n".join(blocks), limit=3)
+    assert found["counts"] == {"correct": 50, "missed": 50, "spurious": 0, "boundary": 0, "type": 0, "both": 0}
+    assert [example["index"] for example in found["examples"]] == [1, 49, 99] and found["sentences"] == 100
+    assert found["examples"][0]["words"] == ["w1"]
+
+
+def test_wrong_images_come_surest_first_and_as_they_are():
+    images = np.arange(4 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 2, 2, 3)
+    probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+    found = mistakes.of_images(images, np.array([1, 1, 1, 0]), probabilities, limit=2)
+    assert found["count"] == 3 and found["of"] == 4
+    assert [(each["index"], each["label"], each["predicted"]) for each in found["examples"]] == [(2, 1, 0), (3, 0, 1)]
+    shown = Image.open(io.BytesIO(base64.b64decode(found["examples"][0]["png"])))
+    np.testing.assert_array_equal(np.asarray(shown), images[2])
+
+
+def test_epochs_and_minutes_to_eighty_percent():
+    line = {"seconds": 60.0, "validation_accuracy": 0.5}
+    history = [{"epoch": 1, **line}, {"epoch": 2, **line, "validation_accuracy": 0.8}, {"epoch": 3, **line}]
+    assert gather.reached(history, "validation_accuracy") == {"epoch": 2, "minutes": 2.0}
+    assert gather.reached([each | {"seeds_at_once": 3} for each in history], "validation_accuracy")["minutes"] == 0.7
+    assert gather.reached(history[:1], "validation_accuracy") is None
+    seeds = [{"reached": {"epoch": 2, "minutes": 2.0}}, {"reached": None}, {"reached": {"epoch": 3, "minutes": 3.0}}]
+    assert page.FILTERS["reached"](seeds) == "2.5 epochs, 2.5 min (2 of 3 seeds)"
+    assert page.FILTERS["reached"](seeds[1:2]) == "not reached"

@@ -9,7 +9,7 @@ import tyro
 
 from colnorm import process
 from colnorm.files import write_json
-from colnorm.run_directory import CONFIG, COUNTS, EVALUATION, PREDICTIONS, RunDirectory
+from colnorm.run_directory import CONFIG, COUNTS, EVALUATION, MISTAKES, PREDICTIONS, RunDirectory
 from colnorm.tasks import console
 from colnorm.tasks.configs import from_stored
 from colnorm.tasks.task import Task, task_of
@@ -66,6 +66,6 @@ def evaluate(kinds: Mapping[str, type[Task]], command: Command, quiet: bool = Fa
                 highlight=False,
                 soft_wrap=True,
             )
-        written = [file for name in (EVALUATION, PREDICTIONS, COUNTS) if (file := run.file(name)).exists()]
+        written = [file for name in (EVALUATION, PREDICTIONS, COUNTS, MISTAKES) if (file := run.file(name)).exists()]
         screen.print(f"written: {', '.join(map(str, [*written, *pictures]))}", highlight=False, soft_wrap=True)
     return evaluated

@@ -1,6 +1,8 @@
-"""The page of the study: ``RESULTS.md``, and the same with more pictures as ``index.html``, which needs no other file.
+"""The page of the study: ``RESULTS.md``, and the same to explore as ``index.html``, which needs no other file.
 
-One template, ``page.md``, is both: the second is the first's HTML in the frame of ``page.html``.
+One template, ``page.md``, is both: the second is the first's HTML in the frame of ``page.html``, in which ``page.js`` draws
+charts of the data in the page. They are uPlot's, which stands in ``uplot/`` as it is published: 51 kB, no dependencies, kept up
+for years, with a cursor and a zoom that charts share. Other libraries that have these come to a megabyte.
 """
 
 import base64
@@ -22,6 +24,7 @@ from colnorm.tasks import console, pictures
 from experiments import plotting, summary
 from experiments.differences import differences
 from experiments.images import PERCENTILES
+from experiments.page import charts
 from experiments.task import TASKS
 
 Summaries = Mapping[tuple[str, int], Path]
@@ -70,20 +73,22 @@ TEXTS = {
 
 
 def write(results: Mapping[str, Any], summaries: Summaries, output: Path) -> Path:
-    """Draws the pictures, writes both pages; returns ``index.html``.
+    """Draws the pictures of ``RESULTS.md``, writes both pages; returns ``index.html``.
 
     Args:
       results: of :func:`experiments.gather.gather`.
       summaries: where the rows' curves come from.
-      output: directory of the pages; pictures go into ``pictures`` below it, those of single rows, which only
-        ``index.html`` shows, into ``pictures/rows``.
+      output: directory of the pages; pictures go into ``pictures`` below it. Where run directories are in its ``runs``,
+        ``index.html`` shows what they get wrong.
     """
-    (output / "pictures" / "rows").mkdir(parents=True, exist_ok=True)
+    (output / "pictures").mkdir(parents=True, exist_ok=True)
+    opened = {key: summary.read(path) for key, path in summaries.items()}
+    groups = [group for group in (_group(results["rows"], *names) for names in GROUPS) if group["rows"]]
     cost = output / "crf_cost.json"
     context = {
         **results,
-        "groups": [group for group in (_group(results["rows"], *names) for names in GROUPS) if group["rows"]],
-        "pictures": draw(results, summaries, output / "pictures"),
+        "groups": groups,
+        "pictures": draw(results, opened, output / "pictures"),
         "crf_cost": read_json(cost) if cost.exists() else None,
         "machines": _machines(results["rows"]),
         "texts": TEXTS,
@@ -101,9 +106,19 @@ def write(results: Mapping[str, Any], summaries: Summaries, output: Path) -> Pat
     write_text(output / "RESULTS.md", template.render(context, in_html=False))
     body = MarkdownIt("commonmark").enable("table").render(template.render(context, in_html=True))
     body = re.sub(r'(?<=<img src=")[^"]*', lambda found: _embedded(output / found[0]), body)
-    frame = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-    write_text(output / "index.html", frame.replace("BODY", body))
+    parts = {
+        "BODY": body,
+        "DATA": charts.embedded(charts.build(results, opened, groups, output)),
+        "UPLOT_CSS": _source("uplot/uPlot.min.css"),
+        "UPLOT_JS": _source("uplot/uPlot.iife.min.js"),
+        "PAGE_JS": _source("page.js"),
+    }
+    write_text(output / "index.html", re.sub("@([A-Z_]+)@", lambda found: parts[found[1]], _source("page.html")))
     return output / "index.html"
+
+
+def _source(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _group(rows: Sequence[Mapping[str, Any]], key: str, task: str, title: str) -> dict[str, Any]:
@@ -124,14 +139,13 @@ def _machines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 # ----------------------------------------------------------------------------------------------------------- pictures
 
 
-def draw(results: Mapping[str, Any], summaries: Summaries, folder: Path) -> dict[str, str]:
-    """Draws all pictures of what is finished; returns their paths from the page by name, ``bn`` or ``curves of report``."""
+def draw(results: Mapping[str, Any], opened: Mapping[tuple[str, int], Mapping[str, Any]], folder: Path) -> dict[str, str]:
+    """Draws the pictures of what is finished; returns their paths from the page by name, ``curves of report``."""
     finished = {row["name"]: row for row in results["rows"] if row["seeds"]}
 
     def label(row: Mapping[str, Any]) -> str:
         return row["name"] if len(results["scales"]) == 1 else f"{row['name']}, {row['scale']}"
 
-    opened = {key: summary.read(path) for key, path in summaries.items()}
     histories = {name: [opened[name, seed["seed"]]["history"] for seed in row["seeds"]] for name, row in finished.items()}
     first = {name: opened[name, row["seeds"][0]["seed"]]["evaluation"] for name, row in finished.items()}
 
@@ -148,15 +162,6 @@ def draw(results: Mapping[str, Any], summaries: Summaries, folder: Path) -> dict
                 drawn.append(pictures.draw_comparison(means, TASKS[task].curves, path, f"{title}, means over seeds"))
             if means and key == "report":
                 drawn.append(plotting.draw_quantiles(means, PERCENTILES, file("features")))
-        for name, row in finished.items():
-            drawn_from = summaries[name, row["seeds"][0]["seed"]]
-            kinds = (("", draw_curves), ("confusion of ", draw_confusion), ("transitions of ", draw_transitions))
-            for kind, draw_kind in kinds:
-                path = file(f"rows/{kind}{name}")
-                # After every run all rows come by here; what was drawn of an earlier one is still true.
-                old = path.exists() and path.stat().st_mtime > drawn_from.stat().st_mtime
-                if old or draw_kind(row, histories[name][0], first[name], path):
-                    drawn.append(path)
         taggers = {name: row for name, row in finished.items() if row["task"] == "tagging"}
         if calibrations := {label(row): first[name]["splits"]["test"]["calibration"] for name, row in taggers.items()}:
             drawn.append(pictures.draw_calibration(calibrations, file("calibration")))
@@ -164,29 +169,6 @@ def draw(results: Mapping[str, Any], summaries: Summaries, folder: Path) -> dict
         if sizes:
             drawn.append(plotting.draw_batch_sizes(sizes, epoch, file("batch sizes")))
     return {path.stem.replace("-", " "): str(path.relative_to(folder.parent)) for path in drawn}
-
-
-def _title(row: Mapping[str, Any]) -> str:
-    return f"{row['name']}, seed {row['seeds'][0]['seed']}"
-
-
-def draw_curves(row: Mapping[str, Any], history: pictures.History, evaluated: Mapping[str, Any], path: Path) -> bool:
-    """The curves of a row's first seed; like the two below, says whether there was something to draw."""
-    pictures.draw_curves(history, TASKS[row["task"]].curves, path, _title(row), row["seeds"][0]["best_epoch"])
-    return True
-
-
-def draw_confusion(row: Mapping[str, Any], history: pictures.History, evaluated: Mapping[str, Any], path: Path) -> bool:
-    test = evaluated["splits"]["test"]
-    if "confusion" in test:
-        plotting.draw_confusions({"test": np.array(test["confusion"])}, evaluated["class_names"], path, _title(row))
-    return "confusion" in test
-
-
-def draw_transitions(row: Mapping[str, Any], history: pictures.History, evaluated: Mapping[str, Any], path: Path) -> bool:
-    if "chain" in evaluated:
-        pictures.draw_transitions(evaluated["chain"], path, _title(row))
-    return "chain" in evaluated
 
 
 def mean_history(histories: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -265,6 +247,16 @@ def _verdict(claim: Mapping[str, Any], over_sentences: bool = False) -> str:
     return said if claim["seeds"] > 1 else f"{said}, in this seed"
 
 
+def _reached(seeds: Sequence[Mapping[str, Any]]) -> str:
+    """Epochs and minutes until a validation metric came to 80 %, the mean over the seeds in which it did."""
+    found = [seed["reached"] for seed in seeds if seed["reached"] is not None]
+    if not found:
+        return "not reached"
+    epochs, minutes = (float(np.mean([each[key] for each in found])) for key in ("epoch", "minutes"))
+    some = "" if len(found) == len(seeds) else f" ({len(found)} of {len(seeds)} seeds)"
+    return f"{epochs:g} epochs, {minutes:.1f} min{some}"
+
+
 def _coverage(vectors: Mapping[str, int]) -> str:
     return str(Coverage(**vectors))
 
@@ -280,6 +272,7 @@ def _embedded(path: Path) -> str:
 
 
 FILTERS = {
+    "reached": _reached,
     "percent": _percent,
     "points": _points,
     "plain": _plain,
