@@ -36,9 +36,10 @@ class Board {
   constructor(place, panels, lines, mark = null) {
     this.panels = panels;
     this.lines = lines;
-    this.last = Math.max(...panels.flatMap((panel) => Object.values(panel.series).map((values) => values.length)));
+    const lengths = panels.flatMap((panel) => Object.values(panel.series).map((values) => values.length)).filter(Boolean);
+    this.last = Math.max(...lengths);
     this.range = [1, this.last];
-    this.epoch = mark ?? this.last;
+    this.epoch = mark ?? Math.min(...lengths); // the last one that every line has
     this.charts = [];
     this.key = `board${charts.length}`;
     place.append(this.controls(), (this.grid = make("div", { class: "charts" })), this.table());
