@@ -10,10 +10,11 @@ import collections
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -45,9 +46,13 @@ LENGTHS = (16, 24, 32, 48, *(2**power for power in range(6, 16)))
 ROWS = (64, 8, 1)
 """Numbers of sentences in a batch, of short ones; longer ones are fewer."""
 
-FEW_BATCHES = 8
-"""Batches of a shape up to which a program is worth no more than a quick compilation: it saves two seconds on two cores, and
-costs a tenth of a second a batch."""
+FEW_BATCHES = 4
+"""Batches of a shape up to which a program is worth no more than a quick compilation: it saves half of the time, and costs some
+tenths of a second a batch."""
+
+WORTH_COMPILING = 2**17
+"""Tokens of padding, over all batches of a shape so far, from which on the shape gets a program of its own, compiled in the
+background. Until then a larger one computes it, if there is one. Compiling takes two cores as long as so many tokens."""
 
 MOST_TOKENS = 2**13
 """Padded tokens in a batch, but for a batch of one sentence."""
@@ -159,7 +164,9 @@ class Predictor:
             return decode(emissions, chain, lengths), posteriors(emissions, chain, lengths, temperature)
 
         self._without_characters = dataclasses.replace(encoder, characters=None)
-        self._infer = jax.jit(infer)
+        # With fewer of LLVM's optimizations it is compiled in two thirds of the time, and runs as fast.
+        full = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        self._infer = jax.jit(infer, compiler_options=full)
         # Without optimizations a program is compiled in half of the time, and by the older emitter, which later releases have
         # not, in a quarter. It then takes four times as long: for one sentence still milliseconds.
         quick: dict[str, Any] = {"xla_backend_optimization_level": 0}
@@ -169,7 +176,9 @@ class Predictor:
         self._infer_quick = jax.jit(infer, compiler_options=options)
         self._batches: collections.Counter[tuple[int, int]] = collections.Counter()  # so far, by padded length and rows
         self._compiled: set[tuple[int, int, bool]] = set()  # the same, and whether quickly
-        self._spellings = Spellings(self.model, params, encoder, options) if self.model.num_characters else None
+        self._background = ThreadPoolExecutor(1)
+        self._compiling: dict[tuple[int, int], Future[Any]] = {}  # in the background, now or before
+        self._spellings = Spellings(self.model, params, encoder, options, full) if self.model.num_characters else None
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -268,7 +277,8 @@ class Predictor:
         """The places of the sentences that have tokens, in the order of :func:`plan`, each with its tags and posteriors."""
         batches = plan([len(sentence) for sentence in sentences], len(self.encoder.tags.names), batch_size)
         self._batches.update((length, rows) for length, rows, _ in batches)
-        programs = [(length, rows, self._is_quick(length, rows)) for length, rows, _ in batches]
+        of_shapes = self._programs({(length, rows) for length, rows, _ in batches})
+        programs = [of_shapes[length, rows] for length, rows, _ in batches]
         new = [program for program in dict.fromkeys(programs) if program not in self._compiled]
         with ThreadPoolExecutor(available_cores()) as pool:
             # Several programs are compiled side by side, the first ones run meanwhile.
@@ -285,9 +295,35 @@ class Predictor:
             if before is not None:
                 yield from self._rows(sentences, *before)
 
-    def _is_quick(self, length: int, rows: int) -> bool:
-        """Whether batches of a shape are computed by a program that is compiled quickly."""
-        return rows == 1 or (self._batches[length, rows] <= FEW_BATCHES and (length, rows, False) not in self._compiled)
+    def _programs(self, shapes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int, bool]]:
+        """For each shape of batches the program that computes them: length, rows, and whether it is compiled quickly."""
+        chosen = {}
+        large = [(length, rows) for length, rows, quick in tuple(self._compiled) if not quick]
+        for shape in sorted(shapes, reverse=True):
+            length, rows = shape
+            fitting = [other for other in large if other[0] >= length and other[1] >= rows]
+            padding = {other: self._batches[shape] * (math.prod(other) - math.prod(shape)) for other in fitting}
+            best = min(fitting, key=padding.__getitem__, default=None)
+            if rows == 1 and (length, rows, True) in self._compiled:
+                chosen[shape] = (length, rows, True)  # one sentence takes milliseconds in any program of its own
+            elif best is not None:
+                chosen[shape] = (*best, False)
+                if padding[best] > WORTH_COMPILING:
+                    self._compile_meanwhile(shape)
+            elif rows == 1 or self._batches[shape] <= FEW_BATCHES:
+                chosen[shape] = (length, rows, True)
+            elif (length, rows, True) in self._compiled:
+                chosen[shape] = (length, rows, True)
+                self._compile_meanwhile(shape)
+            else:
+                chosen[shape] = (length, rows, False)
+                large.append(shape)
+        return chosen
+
+    def _compile_meanwhile(self, shape: tuple[int, int]) -> None:
+        """Compiles a shape's own program in the background, once."""
+        if shape not in self._compiling:
+            self._compiling[shape] = self._background.submit(self._run, [], *shape, False)
 
     def _run(self, words: Sequence[Sequence[str]], length: int, rows: int, quick: bool) -> tuple[jax.Array, Posteriors]:
         """Tags and posteriors of up to so many sentences of up to so many words; they may still be computed."""
@@ -329,10 +365,17 @@ class Labels(NamedTuple):
     @classmethod
     def of_row(cls, tags: tuple[str, ...], padded: Posteriors, row: Any) -> "Labels":
         """Out of the posteriors of a padded batch."""
-        of_row = jax.tree.map(lambda part: part[row, : len(tags)], padded._replace(entropy=None))
-        of_row = of_row._replace(entropy=float(padded.entropy[row]))
-        # One move fewer than there are tags.
-        return cls(tags, of_row if of_row.pair is None else of_row._replace(pair=of_row.pair[: max(len(tags) - 1, 0)]))
+        n = len(tags)
+        single, pair, segment = (None if part is None else part[row] for part in padded[:3])
+        return cls(
+            tags,
+            Posteriors(
+                None if single is None else single[:n],
+                None if pair is None else pair[: max(n - 1, 0)],  # one move fewer than there are tags
+                None if segment is None else segment[:n],
+                float(padded.entropy[row]),
+            ),
+        )
 
 
 def posteriors(
@@ -385,7 +428,7 @@ def entity_posterior(tag_names: Sequence[str], labels: Labels, kind: str, first:
         label = segments.TagLayout.label_names(tag_names).index(kind)
         return min(float(whole[first, last - first - 1, label]), 1.0)
     begin, inside = (tag_names.index(f"{prefix}-{kind}") for prefix in "BI")
-    single, pair = labels.posteriors.single.astype(np.float64), labels.posteriors.pair
+    single, pair = labels.posteriors.single, labels.posteriors.pair
 
     def move(step: int, tag: int) -> float:
         """p(y_step = inside | y_step-1 = tag)."""

@@ -29,9 +29,17 @@ class Spellings:
       params: its parameters.
       encoder: its vocabularies.
       quick: compiler options for few words, where compiling takes longer than reading.
+      full: those for many.
     """
 
-    def __init__(self, model: Tagger, params: Any, encoder: Encoder, quick: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        model: Tagger,
+        params: Any,
+        encoder: Encoder,
+        quick: dict[str, Any] | None = None,
+        full: dict[str, Any] | None = None,
+    ):
         self._encoder, self._params = encoder, params
         self._places: dict[str, int] = {}
         self._states = np.zeros((MANY, 2 * model.character_hidden), np.float32)
@@ -40,7 +48,7 @@ class Spellings:
             states: Any = model.apply({"params": params}, characters, lengths, method="read_characters")
             return states.astype(jnp.float32)
 
-        self._read_few, self._read_many = jax.jit(read, compiler_options=quick), jax.jit(read)
+        self._read_few, self._read_many = jax.jit(read, compiler_options=quick), jax.jit(read, compiler_options=full)
 
     def __len__(self) -> int:
         return len(self._places)
