@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -122,6 +123,15 @@ def test_killed_twice_it_ends_with_the_same_metrics(whole, small, tmp_path):
     assert metrics(output) == {"random": metrics(whole[0])["random"]}
 
 
+def without_mistakes(page):
+    """The page, and its data without what rows get wrong."""
+    head, data, tail = re.fullmatch(r'(?s)(.*id="data">)(.*?)(</script>.*)', page).groups()
+    data = json.loads(data)
+    for row in data["rows"].values():
+        row.pop("images", row.pop("sentences", None))
+    return head, data, tail
+
+
 @pytest.mark.slow
 def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, tmp_path, capsys):
     output, _ = whole
@@ -138,7 +148,8 @@ def test_finished_rows_are_kept_and_the_page_can_be_written_alone(whole, tmp_pat
     shutil.copytree(output, other, ignore=shutil.ignore_patterns("runs", "pictures", "index.html"))
     assert reproduce.main(["--output", str(other), "--resume"]) == 0
     assert "2 of 2 runs are done" in capsys.readouterr().out
-    assert (other / "index.html").read_text() == page and not list(other.glob("runs/*"))
+    assert without_mistakes((other / "index.html").read_text()) == without_mistakes(page) and not list(other.glob("runs/*"))
+    assert '"images":' in page and '"sentences":' in page  # what is wrong on test data comes from the run directories
     assert str(output) not in "".join(path.read_text() for path in other.glob("records/*"))
     assert {path: path.stat().st_mtime_ns for path in output.glob("runs/*/metrics.jsonl")} == before
 
@@ -171,7 +182,7 @@ def test_what_cant_be_done_is_refused_at_once(whole, tmp_path, capsys):
     of_nn.write_text(of_nn.read_text().replace('"learning_rate":0.01', '"learning_rate":0.02', 1))
     assert "nn-seed0.json is damaged: it is not what was written" in refused("--output", str(changed), "--resume")
     stored = json.loads(of_nn.read_text())
-    del stored["sha256"]  # as of before there were digests, with another config
+    del stored["sha256"], stored["commit"]  # as of before there were digests, with another config
     of_nn.write_text(json.dumps(stored))
     assert "nn-seed0.json is of a run with another config" in refused("--output", str(changed), "--resume")
     assert "holds no study" in refused("--page-only", "--output", str(tmp_path / "f"))
