@@ -128,7 +128,7 @@ def _sentences(predictions: str) -> Iterator[tuple[list[str], list[str], list[st
     for block in predictions.split("\n\n"):
         lines = [line.split(" ") for line in block.splitlines() if line]
         if lines:
-            yield tuple(map(list, zip(*lines, strict=True)))  # type: ignore[misc]
+            yield tuple(map(list, zip(*lines, strict=True)))  # type: ignore[misc]  # three columns
 
 
 def top(mistakes: Mapping[str, Any], limit: int) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
     python -m experiments.seeds gn --data-dir DIR --seeds 3 --study runs/study    # runs/study/runs/gn-seed0, 1 and 2
 
-A network of 170,000 parameters keeps an accelerator busy for microseconds at a time: as many seeds as one likes take little
-longer there than one. On a CPU they take as much longer as there are seeds, and ``experiments.reproduce`` is the way.
+It is meant for accelerators, which one network of 170,000 parameters can't be expected to fill. What several at once cost
+there, ``experiments.benchmarks.epoch`` measures. On a CPU it is slow, and ``experiments.reproduce`` is the way.
 
 Every seed ends as a run directory and a summary, as the commands for one leave them: its own split of the data, its own best
 epoch, stopped by its own patience. A seed whose loss is no longer finite is given up; the others go on.

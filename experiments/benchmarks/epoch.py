@@ -49,7 +49,7 @@ class Command:
 def measure_images(config: Any, count: int, epochs: int) -> dict[str, Any]:
     """Seconds of the epochs of ``count`` seeds at once."""
     seeds = Seeds(config, range(count))
-    return _row(lambda epoch: seeds.train_epoch(epoch), epochs, count * seeds.steps)
+    return _row(seeds.train_epoch, epochs, count * seeds.steps)
 
 
 def measure_tagger(config: Any, epochs: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The page of the study: ``RESULTS.md``, and the same to explore as ``index.html``, which needs no other file.
 
 One template, ``page.md``, is both: the second is the first's HTML in the frame of ``page.html``, in which ``page.js`` draws
-charts of the data in the page. They are uPlot's, which stands in ``uplot/`` as it is published: 51 kB, no dependencies, kept up
-for years, with a cursor and a zoom that charts share. Other libraries that have these come to a megabyte.
+charts of the data in the page. They are uPlot's, which stands in ``uplot/`` as it is published: 51 kB and no
+dependencies, with a cursor and a zoom that charts share.
 """
 
 import base64
