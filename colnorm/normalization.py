@@ -50,6 +50,7 @@ class _Layer(nn.Module):
     use_bias: bool = True
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
+    scale_init: Callable[..., Any] = nn.initializers.ones
 
 
 class _Running(nn.Module):
@@ -82,9 +83,10 @@ class BatchNorm(_Layer, _Running):
       epsilon: added to the variance, in its unit.
       axis_name: a ``pmap``, ``vmap`` or ``shard_map`` axis over which the batch is split; the statistics are then those of
         the whole batch, weighted by the number of elements that count on each device.
-      use_scale, use_bias: whether to learn ``scale`` (starts at 1) and ``bias`` (starts at 0), each ``(C,)``.
+      use_scale, use_bias: whether to learn ``scale`` and ``bias`` (starts at 0), each ``(C,)``.
       dtype: of the result; None promotes input and parameters.
       param_dtype: of the parameters; the running statistics have at least float32.
+      scale_init: of ``scale``; by default it starts at 1.
 
     Collections: ``params`` scale, bias; ``batch_stats`` mean (starts at 0), var (starts at 1), each ``(C,)``.
 
@@ -163,7 +165,8 @@ class InstanceNorm(_Layer):
     """Instance normalization (Ulyanov et al., 2016, https://arxiv.org/abs/1607.08022).
 
     Statistics over the spatial axes, per example and channel, in training and evaluation alike. Attributes ``epsilon``,
-    ``use_scale``, ``use_bias``, ``dtype`` and ``param_dtype`` as in :class:`BatchNorm`; ``params`` scale, bias.
+    ``use_scale``, ``use_bias``, ``dtype``, ``param_dtype`` and ``scale_init`` as in :class:`BatchNorm`; ``params`` scale,
+    bias.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -401,7 +404,7 @@ def _scale_and_bias(module: _Layer, x: Array) -> tuple[Array | None, Array | Non
     def parameter(used: bool, name: str, initializer: Callable) -> Array | None:
         return module.param(name, initializer, (x.shape[-1],), module.param_dtype) if used else None
 
-    scale = parameter(module.use_scale, "scale", nn.initializers.ones)
+    scale = parameter(module.use_scale, "scale", module.scale_init)
     bias = parameter(module.use_bias, "bias", nn.initializers.zeros)
     return scale, bias, canonicalize_dtype(x, scale, bias, dtype=module.dtype)
 

@@ -84,6 +84,7 @@ def sgd(
     decay_vectors: bool = True,
     clip_global_norm: float | None = None,
     gate_multiplier: float = 1.0,
+    norm_bias_multiplier: float = 1.0,
 ) -> optax.GradientTransformation:
     """Stochastic gradient descent with momentum and L2 weight decay: PyTorch's ``SGD``.
 
@@ -103,6 +104,7 @@ def sgd(
       clip_global_norm: scale the whole gradient, before decay, down to this L2 norm where it is longer; None never does.
       gate_multiplier: learning rate of :class:`~colnorm.BatchInstanceNorm`'s gates in units of the others'. With any value
         but 1 gates are spared from weight decay as well, as that layer's authors train them.
+      norm_bias_multiplier: learning rate of normalizations' biases (a ``bias`` beside a ``scale``) in units of the others'.
 
     Returns:
       An optax transformation.
@@ -126,6 +128,10 @@ def sgd(
     def gates(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: _is_gate(path), params)
 
+    def norm_biases(params: Any) -> Any:
+        scaled = {path[:-1] for path, _ in jax.tree_util.tree_leaves_with_path(params) if _name(path) == "scale"}
+        return jax.tree_util.tree_map_with_path(lambda path, _: _name(path) == "bias" and path[:-1] in scaled, params)
+
     steps = []
     if clip_global_norm is not None:
         steps.append(optax.clip_by_global_norm(clip_global_norm))
@@ -135,6 +141,8 @@ def sgd(
         steps.append(optax.trace(decay=momentum, nesterov=nesterov))
     if gate_multiplier != 1.0:
         steps.append(optax.masked(optax.scale(gate_multiplier), gates))
+    if norm_bias_multiplier != 1.0:
+        steps.append(optax.masked(optax.scale(norm_bias_multiplier), norm_biases))
     return optax.chain(*steps, optax.scale_by_learning_rate(schedule))
 
 
@@ -200,4 +208,8 @@ def _with_standard_promotion(transformation: optax.GradientTransformation) -> op
 
 
 def _is_gate(path: Sequence[Any]) -> bool:
-    return getattr(path[-1], "key", None) == "gate"
+    return _name(path) == "gate"
+
+
+def _name(path: Sequence[Any]) -> Any:
+    return getattr(path[-1], "key", None)

@@ -15,6 +15,8 @@ Array = jax.Array
 Normalization = Literal["nn", "bn", "in", "bin", "ln", "gn", "flax_bn"]
 NormPlacement = Literal["before_addition", "after_addition"]
 
+HE = nn.initializers.he_normal()
+
 
 def make_normalization(
     name: Normalization, train: bool, axis_name: str | None = None, dtype: Any = None, num_groups: int = 16
@@ -62,6 +64,7 @@ class ResidualBlock(nn.Module):
     normalization: Callable[..., Callable[[Array], Array]] | None
     norm_placement: NormPlacement = "before_addition"
     dtype: Any = None
+    zero_residual: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # (N, H, W, C) -> (N, H / stride, W / stride, features), before the relu
@@ -71,10 +74,14 @@ class ResidualBlock(nn.Module):
             shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (0, missing)))
         y = conv(x, self.features, self.stride, self.normalization, self.dtype, "1")
         y = norm(y, self.normalization, "1")
-        y = conv(nn.relu(y), self.features, 1, self.normalization, self.dtype, "2")
+        second = self.normalization
+        if self.zero_residual and second is not None:
+            second = partial(second, scale_init=nn.initializers.zeros)
+        kernel_init = nn.initializers.zeros if self.zero_residual and second is None else HE
+        y = conv(nn.relu(y), self.features, 1, second, self.dtype, "2", kernel_init)
         if self.norm_placement == "after_addition":
-            return norm(y + shortcut, self.normalization, "2")
-        return norm(y, self.normalization, "2") + shortcut
+            return norm(y + shortcut, second, "2")
+        return norm(y, second, "2") + shortcut
 
 
 class ResNet(nn.Module):
@@ -93,6 +100,9 @@ class ResNet(nn.Module):
         al. 2016, Identity mappings, https://arxiv.org/abs/1603.05027, which finds it worse at a rate of 0.1). Parameters
         have the same names and shapes under both. Without a normalization both are the same function.
       num_groups: of ``gn``; must divide 16.
+      zero_residual: each block begins as its shortcut: the scale of its second norm (Goyal et al., 2017,
+        https://arxiv.org/abs/1706.02677) or, without a normalization, its second kernel (Zhang et al., 2019,
+        https://arxiv.org/abs/1901.09321) is 0 at first. Only with the norm before the addition.
 
     Convolutions are 3x3 with padding 1 on both sides (Flax's SAME pads one side only at stride 2, another function);
     kernels have the variance 2 / fan-in of He et al. 2015, from a truncated normal distribution. Parameters at ``bn`` and
@@ -116,6 +126,7 @@ class ResNet(nn.Module):
     dtype: Any = None
     norm_placement: NormPlacement = "before_addition"
     num_groups: int = 16
+    zero_residual: bool = False
 
     @overload
     def __call__(self, images: Array, train: bool = False) -> Array: ...
@@ -139,7 +150,7 @@ class ResNet(nn.Module):
 
         Raises:
           ValueError: n or num_classes below 1, an unknown normalization or placement, groups that don't divide 16 channels,
-            or images of another rank or integer kind.
+            zero_residual with the norm after the addition, or images of another rank or integer kind.
         """
         if self.n < 1 or self.num_classes < 1:
             raise ValueError(f"ResNet: n and num_classes must be at least 1, got n={self.n}, num_classes={self.num_classes}")
@@ -149,6 +160,8 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"ResNet: norm_placement must be one of {', '.join(get_args(NormPlacement))}, got {self.norm_placement!r}"
             )
+        if self.zero_residual and self.norm_placement != "before_addition":
+            raise ValueError("ResNet: zero_residual needs norm_placement='before_addition': after it all of a block would be 0")
         normalization = make_normalization(self.normalization, train, self.axis_name, self.dtype, self.num_groups)
 
         features: dict[str, Array] = {}
@@ -158,7 +171,10 @@ class ResNet(nn.Module):
             for block in range(self.n):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage + 1}_block{block + 1}"
-                block_module = ResidualBlock(16 * 2**stage, stride, normalization, self.norm_placement, self.dtype, name=name)
+                channels = 16 * 2**stage
+                block_module = ResidualBlock(
+                    channels, stride, normalization, self.norm_placement, self.dtype, self.zero_residual, name=name
+                )
                 before = block_module(x)
                 x = features[name] = nn.relu(before)
         features["last_preactivation"] = before
@@ -168,9 +184,11 @@ class ResNet(nn.Module):
         return (logits, features) if return_features else logits
 
 
-def conv(x: Array, features: int, stride: int, normalization: Any, dtype: Any, suffix: str = "") -> Array:
+def conv(
+    x: Array, features: int, stride: int, normalization: Any, dtype: Any, suffix: str = "", kernel_init: Any = HE
+) -> Array:
     """A 3x3 convolution, submodule ``conv{suffix}`` of the calling module; it has a bias where no normalization follows."""
-    return Conv3x3(features, stride, normalization is None, nn.initializers.he_normal(), dtype, name=f"conv{suffix}")(x)
+    return Conv3x3(features, stride, normalization is None, kernel_init, dtype, name=f"conv{suffix}")(x)
 
 
 def norm(x: Array, normalization: Any, suffix: str = "") -> Array:

@@ -28,6 +28,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
+AVERAGES = ("average", "average_stats")  # of params and of batch_stats, where a run keeps them
 LOCK = ".lock"
 
 
@@ -158,7 +159,7 @@ class RunHistory:
         self._check_stored(epoch)
         path = self._checkpoint(epoch)
         target = jax.tree.map(_shape, jax.device_get(_arrays(state)))
-        collections = ("params", "batch_stats", "opt_state", "average")
+        collections = ("params", "batch_stats", "opt_state", *AVERAGES)
         checkpoint.same_shapes(checkpoint.shapes(path), target, collections, str(path))
         arrays, about = checkpoint.read(path, target)
         self._check_about(about, epoch)
@@ -166,7 +167,7 @@ class RunHistory:
         return state.replace(**arrays)
 
     def restore_variables(self, epoch: int) -> dict[str, Any]:
-        """``params`` (the averaged ones where the run kept an average) and ``batch_stats`` of a checkpoint.
+        """``params`` and ``batch_stats`` of a checkpoint; the averaged ones where the run kept averages.
 
         For prediction: they come on the default device and need neither the model nor the optimizer.
 
@@ -178,7 +179,11 @@ class RunHistory:
         state, about = checkpoint.read(path, device=jax.devices()[0])
         self._check_about(about, epoch)
         _check_finite(state, path)
-        return {"params": state.get("average", state["params"]), "batch_stats": state.get("batch_stats", {})}
+        average, average_stats = AVERAGES
+        return {
+            "params": state.get(average, state["params"]),
+            "batch_stats": state.get(average_stats, state.get("batch_stats", {})),
+        }
 
     def resume(self, state: TrainState) -> tuple[TrainState, list[dict[str, Any]]]:
         """The latest state and the records up to it; a record of an epoch whose checkpoint wasn't written yet is cut off.
@@ -264,8 +269,9 @@ def _digest(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _arrays(state: TrainState) -> dict[str, Any]:
     """The state's arrays; its functions are rebuilt from the config."""
-    names = ("step", "params", "opt_state", "batch_stats", "seed", *(("average",) if state.average_decay else ()))
-    return {name: getattr(state, name) for name in names}
+    # Without batch statistics there are no averages of them.
+    averages = [name for name in AVERAGES if getattr(state, name)]
+    return {name: getattr(state, name) for name in ("step", "params", "opt_state", "batch_stats", "seed", *averages)}
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -274,7 +280,7 @@ def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _check_finite(arrays: Mapping[str, Any], path: Path) -> None:
-    for collection in ("params", "batch_stats", "average"):
+    for collection in ("params", "batch_stats", *AVERAGES):
         for where, leaf in jax.tree_util.tree_leaves_with_path(arrays.get(collection, {})):
             if not np.all(np.isfinite(np.asarray(leaf, np.float32))):
                 name = jax.tree_util.keystr(where, simple=True, separator="/")

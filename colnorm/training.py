@@ -34,8 +34,9 @@ LossFn = Callable[[Mapping[str, Any], Data, Array, bool], tuple[Sums, Any]]
 class TrainState(train_state.TrainState):
     """Everything a run is: step, params, optimizer state, ``batch_stats``, and the seed of its random numbers.
 
-    ``seed`` is an array, so that states of several seeds stack and train together under ``vmap``. ``average`` is empty, or
-    with :meth:`keep_average` an exponential moving average of ``params`` over the steps, which evaluation then uses.
+    ``seed`` is an array, so that states of several seeds stack and train together under ``vmap``. ``average`` and
+    ``average_stats`` are empty, or with :meth:`keep_average` exponential moving averages of ``params`` and ``batch_stats`` over
+    the steps, which evaluation then uses.
 
     Example:
       >>> import flax.linen as nn, jax.numpy as jnp
@@ -48,24 +49,29 @@ class TrainState(train_state.TrainState):
     batch_stats: Any = struct.field(default_factory=dict)
     seed: Array = struct.field(default_factory=lambda: jnp.zeros((), jnp.uint32))
     average: Any = struct.field(default_factory=dict)
+    average_stats: Any = struct.field(default_factory=dict)
     average_decay: float = struct.field(pytree_node=False, default=0.0)
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What ``model.apply`` takes in evaluation: the averaged parameters where an average is kept."""
-        return {"params": self.average if self.average_decay else self.params, "batch_stats": self.batch_stats}
+        """What ``model.apply`` takes in evaluation: the averages where they are kept."""
+        if self.average_decay:
+            return {"params": self.average, "batch_stats": self.average_stats}
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
     def keep_average(self, decay: float) -> "TrainState":
         """Averages ``params`` from here on: ``average <- d * average + (1 - d) * params`` after every step.
 
-        With n steps done ``d = min(decay, (1 + n) / (10 + n))``, so that the first steps are soon forgotten.
+        ``batch_stats`` likewise, as those of other parameters would not fit. With n steps done
+        ``d = min(decay, (1 + n) / (10 + n))``, so that the first steps are soon forgotten.
 
         Raises:
           ValueError: ``decay`` is not inside (0, 1).
         """
         if not 0 < decay < 1:
             raise ValueError(f"the decay of an average must be between 0 and 1, got {decay}")
-        return self.replace(average=jax.tree.map(jnp.array, self.params), average_decay=decay)
+        average, average_stats = jax.tree.map(jnp.array, (self.params, self.batch_stats))
+        return self.replace(average=average, average_stats=average_stats, average_decay=decay)
 
 
 def create_state(
@@ -162,8 +168,12 @@ def train_step(
     if state.average_decay:
         done = jnp.asarray(state.step, jnp.float32)
         kept = jnp.minimum(state.average_decay, (1 + done) / (10 + done))
-        average = jax.tree.map(lambda old, new: old + (1 - kept).astype(old.dtype) * (new - old), state.average, state.params)
-        state = state.replace(average=average)
+        average, average_stats = jax.tree.map(
+            lambda old, new: old + (1 - kept).astype(old.dtype) * (new - old),
+            (state.average, state.average_stats),
+            (state.params, state.batch_stats),
+        )
+        state = state.replace(average=average, average_stats=average_stats)
     return state, sums
 
 

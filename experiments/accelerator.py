@@ -124,8 +124,8 @@ def plan(command: Command) -> dict[Stage, Callable[[float], list[Step]]]:
 
 
 def _image_rows() -> list[str]:
-    """Those of the report at its batch size first, then its small batches, then the rest but today's recipe."""
-    rows = [preset for preset in PRESETS.values() if preset.task == "images" and preset.chapter != "modern"]
+    """Those of the report at its batch size first, then its small batches, then the rest, today's recipe last."""
+    rows = [preset for preset in PRESETS.values() if preset.task == "images"]
     return [preset.name for preset in sorted(rows, key=lambda preset: worth(preset, 0))]
 
 

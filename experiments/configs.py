@@ -6,7 +6,7 @@ from annotated_types import Interval
 from pydantic.dataclasses import dataclass
 
 from colnorm.resnet import Normalization, NormPlacement
-from colnorm.tasks.configs import CHECKED, Count, Fraction, NotNegative, Positive, Seed
+from colnorm.tasks.configs import CHECKED, Count, Fraction, NotNegative, Positive, Seed, Size
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -31,7 +31,20 @@ class ImageConfig:
     crop_padding: Annotated[int, Interval(ge=0, lt=32)] = 0
     """Random crops out of images reflected by this many pixels on each side; 0 for none. Drawn on the device."""
     flip: bool = False
-    """Mirror every other training image at random."""
+    """Mirror every other training image at random. Evaluation then also reports what the mean of both ways gets right."""
+    alternate_flips: bool = False
+    """Of --flip: mirror a random half of the images in one epoch and the other half in the next."""
+    cut_out: Size = 0
+    """Set a square of this many pixels of every training image to the mean colour; 0 for none."""
+    small_epochs: Size = 0
+    """In so many first epochs images are scaled down to small_size."""
+    small_size: Annotated[int, Interval(ge=4, le=32)] = 24
+    """Pixels of a side."""
+
+    zero_residual: bool = False
+    """Each block begins as its shortcut: its last norm's scale, without a norm its last kernel, is 0 at first."""
+    whiten: bool = False
+    """Begin with first filters that whiten the patches of the training images."""
 
     epochs: Count = 100
     """Epochs at most."""
@@ -57,10 +70,14 @@ class ImageConfig:
     """Decay biases, scales and gates too, as PyTorch's SGD does."""
     gate_multiplier: Positive = 1.0
     """Learning rate of batch-instance gates in units of the others'; with any but 1 they have no weight decay."""
+    norm_bias_multiplier: Positive = 1.0
+    """Learning rate of normalizations' biases in units of the others'."""
     clip_global_norm: Positive | None = None
     """Scale longer gradients down to this L2 norm."""
     label_smoothing: Fraction = 0.0
     """Training targets are 1 - s for the label plus s spread over all classes; evaluation is never smoothed."""
+    average_decay: Fraction = 0.0
+    """Evaluate and keep an exponential moving average of the parameters with this decay; 0 for none."""
 
     patience: Count | None = 10
     """Stop after this many epochs without a better validation accuracy; None trains all epochs."""

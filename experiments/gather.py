@@ -10,7 +10,7 @@ from colnorm.metrics import headline
 from experiments import published, significance
 from experiments.configs import ImageConfig
 from experiments.job import Job
-from experiments.study import IMAGE_ORDER, IMAGE_SAMENESS, PLACEMENTS, SCALES, TAGGER_CLAIMS
+from experiments.study import ABLATION_PAIRS, IMAGE_ORDER, IMAGE_SAMENESS, PLACEMENTS, SCALES, TAGGER_CLAIMS
 
 
 def gather(jobs: Sequence[Job]) -> dict[str, Any]:
@@ -18,7 +18,8 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
 
     Returns:
       JSON: ``rows``, each with its ``scale`` and its ``seeds``; ``order``, ``sameness`` and ``claims``, the report's statements
-      checked; ``placements`` of the norm compared; ``scales``, what those of the rows mean.
+      checked; ``ablations``, what an idea of the recipe brings; ``placements`` of the norm compared; ``scales``, what those of
+      the rows mean.
     """
     rows = []
     for name in dict.fromkeys(job.row.name for job in jobs):
@@ -46,6 +47,7 @@ def gather(jobs: Sequence[Job]) -> dict[str, Any]:
         "rows": rows,
         "order": check_pairs(rows, itertools.pairwise(IMAGE_ORDER)),
         "sameness": check_pairs(rows, IMAGE_SAMENESS),
+        "ablations": check_pairs(rows, ABLATION_PAIRS, "validation"),
         "claims": check_claims(jobs),
         "placements": compare_placements(jobs),
     }
@@ -67,6 +69,8 @@ def read_seed(of_run: Mapping[str, Any], seed: int, task: str) -> dict[str, Any]
     metrics: dict[str, float] = {}
     for split, values in evaluated["splits"].items():
         metrics |= {f"{split}_loss": values["loss"], **headline(values, f"{split}_")}
+        if "accuracy_mirrored" in values:
+            metrics[f"{split}_accuracy_mirrored"] = values["accuracy_mirrored"]
     test = evaluated["splits"]["test"]
     if task == "tagging":
         metrics["calibration_error"] = test["calibration"]["error"]
@@ -79,6 +83,7 @@ def read_seed(of_run: Mapping[str, Any], seed: int, task: str) -> dict[str, Any]
         "metrics": metrics,
         "has_published_data": published.is_their_data(of_run["config"]["data"]),
         "test_examples": test["examples"],
+        "validation_examples": evaluated["splits"]["validation"]["examples"],
         "supports": sum(split["micro"]["support"] for split in evaluated["splits"].values()),
         "test_classes": test["classes"] if task == "tagging" else {},
         "seconds": round(sum(seconds), 1),
@@ -119,8 +124,10 @@ def summarize_classes(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: summarize([seed["test_classes"][name] for seed in seeds]) for name in names}
 
 
-def check_pairs(rows: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Test accuracy of one row less that of another, over the seeds that both have.
+def check_pairs(
+    rows: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, str]], split: str = "test"
+) -> list[dict[str, Any]]:
+    """Accuracy of one row less that of another on the data of a split, over the seeds that both have.
 
     Rows of unlike scales, or of unlike numbers of epochs, are not compared.
     """
@@ -131,8 +138,8 @@ def check_pairs(rows: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, st
         shared = sorted(by_name.get(better, {}).keys() & by_name.get(worse, {}).keys())
         if not shared or size[better] != size[worse]:
             continue
-        first, second = ([by_name[name][seed]["metrics"]["test_accuracy"] for seed in shared] for name in (better, worse))
-        examples = by_name[better][shared[0]]["test_examples"]
+        first, second = ([by_name[name][seed]["metrics"][f"{split}_accuracy"] for seed in shared] for name in (better, worse))
+        examples = by_name[better][shared[0]][f"{split}_examples"]
         difference = significance.over_seeds(first, second, examples)
         held = sum(a > b for a, b in zip(first, second, strict=True))
         checked.append({"better": better, "worse": worse, "held": held, "seeds": len(shared), **difference._asdict()})

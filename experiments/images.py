@@ -21,15 +21,26 @@ from colnorm.tasks import pictures
 from colnorm.training import Data, Engine, LossFn, Sums, TrainState, create_state
 from experiments import mistakes, plotting
 from experiments.configs import ImageConfig
+from experiments.whitening import whitening_kernel
 
 PERCENTILES = (1, 20, 80, 99)
+WHITENED = 5000  # training images whose patches the first filters whiten
 QUANTILE_BATCH = 256  # validation images whose features 1.2.7 follows over the epochs
 
 
 def make_model(config: ImageConfig, num_classes: int, axis_name: str | None = None) -> ResNet:
     """The network of a config."""
     dtype = jnp.bfloat16 if config.dtype == "bfloat16" else None
-    return ResNet(config.n, num_classes, config.normalization, axis_name, dtype, config.norm_placement, config.num_groups)
+    return ResNet(
+        config.n,
+        num_classes,
+        config.normalization,
+        axis_name,
+        dtype,
+        config.norm_placement,
+        config.num_groups,
+        config.zero_residual,
+    )
 
 
 def make_schedule(config: ImageConfig, steps_per_epoch: int) -> optax.Schedule:
@@ -55,19 +66,28 @@ def make_optimizer(config: ImageConfig, schedule: optax.Schedule) -> optax.Gradi
         decay_vectors=config.decay_vectors,
         clip_global_norm=config.clip_global_norm,
         gate_multiplier=config.gate_multiplier,
+        norm_bias_multiplier=config.norm_bias_multiplier,
     )
 
 
-def make_loss(config: ImageConfig, data: images.ImageData, axis_name: str | None = None) -> LossFn:
-    """Cross-entropy over the classes, its sums ``loss``, ``count`` and ``confusion``; batch statistics over ``axis_name``."""
+def make_loss(config: ImageConfig, data: images.ImageData, axis_name: str | None = None, *, mirrored: bool = False) -> LossFn:
+    """Cross-entropy over the classes, its sums ``loss``, ``count`` and ``confusion``; batch statistics over ``axis_name``.
+
+    With ``mirrored``, for evaluation, also ``right_mirrored``: how many the mean of the probabilities of an image and its
+    mirror image gets right.
+    """
     model = make_model(config, data.num_classes, axis_name)
+    flip = config.flip and not config.alternate_flips  # else the images come mirrored
 
     def loss_fn(variables: Mapping[str, Any], batch: Data, key: jax.Array, train: bool) -> tuple[Sums, Any]:
         pixels, labels, weights = batch["images"], batch["labels"], batch["weights"]
-        if train and (config.crop_padding or config.flip):
-            keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(batch["positions"])
-            pixels = images.augment(keys, pixels, config.crop_padding, config.flip)
+        keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(batch["positions"])
+        if train and (config.crop_padding or flip):
+            pixels = images.augment(keys, pixels, config.crop_padding, flip)
         inputs = images.standardize(pixels, data.mean, data.std)
+        if train and config.cut_out:
+            cut_keys = jax.vmap(lambda one: jax.random.fold_in(one, 0))(keys)
+            inputs = jax.vmap(functools.partial(images.cut_out, size=config.cut_out))(cut_keys, inputs)
         logits, updated = model.apply(variables, inputs, train, mutable=["batch_stats"] if train else [])
         targets = jax.nn.one_hot(labels, data.num_classes)
         if train and config.label_smoothing:
@@ -78,9 +98,29 @@ def make_loss(config: ImageConfig, data: images.ImageData, axis_name: str | None
             "count": jnp.sum(weights),
             "confusion": confusion_matrix(labels, jnp.argmax(logits, -1), weights, data.num_classes),
         }
+        if mirrored:
+            other: Any = model.apply(variables, inputs[:, :, ::-1], False)
+            mean = jax.nn.softmax(logits) + jax.nn.softmax(other)
+            sums["right_mirrored"] = jnp.sum(jnp.where(jnp.argmax(mean, -1) == labels, weights, 0))
         return sums, updated.get("batch_stats", {})
 
     return loss_fn
+
+
+def training_arrays(config: ImageConfig, data: images.ImageData) -> list[dict[str, np.ndarray]]:
+    """The training data in the forms that epochs need: which of them one takes, :func:`part_of` says."""
+    pixels, labels = data.train
+    versions = images.mirrored_halves(pixels, config.seed) if config.flip and config.alternate_flips else (pixels,)
+    full = [{"images": version, "labels": labels} for version in versions]
+    if not config.small_epochs:
+        return full
+    return [*full, *({**arrays, "images": images.scaled_down(arrays["images"], config.small_size)} for arrays in full)]
+
+
+def part_of(config: ImageConfig, epoch: int) -> int:
+    """The number of :func:`training_arrays` that an epoch, from 1, trains on."""
+    versions = 2 if config.flip and config.alternate_flips else 1
+    return epoch % versions + (versions if epoch <= config.small_epochs else 0)
 
 
 def split_arrays(split: images.Split) -> dict[str, np.ndarray]:
@@ -104,7 +144,7 @@ class ImageTask:
     def __init__(self, config: ImageConfig, run: RunDirectory | None = None):
         self.config = config
         self.data = images.load(config.data, config.data_dir, config.seed)
-        self.train_data = [split_arrays(self.data.train)]
+        self.train_data = training_arrays(config, self.data)
 
     def describe(self) -> list[str]:
         network = f"ResNet-{6 * self.config.n + 2} {self.config.normalization}"
@@ -112,7 +152,7 @@ class ImageTask:
 
     def plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
         count = len(self.data.train.labels)
-        return [(0, shuffled_batches(count, self.config.batch_size, self.config.seed, epoch))]
+        return [(part_of(self.config, epoch), shuffled_batches(count, self.config.batch_size, self.config.seed, epoch))]
 
     def schedule(self, steps_per_epoch: int) -> optax.Schedule:
         return make_schedule(self.config, steps_per_epoch)
@@ -121,8 +161,14 @@ class ImageTask:
         return make_loss(self.config, self.data, axis_name)
 
     def init_state(self, schedule: optax.Schedule) -> TrainState:
-        model = make_model(self.config, self.data.num_classes)
-        return create_state(model, make_optimizer(self.config, schedule), self.config.seed, jnp.zeros((1, 32, 32, 3)))
+        config = self.config
+        model = make_model(config, self.data.num_classes)
+        state = create_state(model, make_optimizer(config, schedule), config.seed, jnp.zeros((1, 32, 32, 3)))
+        if config.whiten:
+            first = self.data.train.images[:WHITENED]
+            kernel = whitening_kernel(np.asarray(images.standardize(first, self.data.mean, self.data.std)), 16)
+            state = state.replace(params={**state.params, "conv": {**state.params["conv"], "kernel": jnp.asarray(kernel)}})
+        return state.keep_average(config.average_decay) if config.average_decay else state
 
     def save(self, run: RunDirectory) -> None:
         """A ResNet has nothing beside its config and its checkpoints."""
@@ -155,7 +201,8 @@ class ImageTask:
 
     def evaluate(self, run: RunDirectory, epoch: int, devices: int | None) -> dict[str, Any]:
         state = run.restore(self.init_state(self.schedule(1)), epoch)
-        engine = make_engine(self.loss, devices)
+        loss = functools.partial(make_loss, self.config, self.data, mirrored=self.config.flip)
+        engine = make_engine(loss, devices)
         self._write_mistakes(run, state)
         state = engine.put_state(state)
         splits = {}
@@ -199,10 +246,12 @@ def epoch_metrics(sums: Mapping[str, Any], class_names: Sequence[str], prefix: s
 
 def split_metrics(sums: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
     """What an evaluation says of a split, from its summed sums."""
+    mirrored = {"accuracy_mirrored": float(sums["right_mirrored"] / sums["count"])} if "right_mirrored" in sums else {}
     return {
         "examples": int(sums["count"]),
         "loss": float(sums["loss"] / sums["count"]),
         **classification_metrics(sums["confusion"], class_names),
+        **mirrored,
         "confusion": sums["confusion"].astype(int).tolist(),
     }
 

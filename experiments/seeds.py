@@ -80,26 +80,30 @@ class Seeds:
         self.data = {
             split: self._stack([images.split_arrays(task.data.splits[split]) for task in self.tasks]) for split in data.splits
         }
+        self.train_data = [self._stack(parts) for parts in zip(*(task.train_data for task in self.tasks), strict=True)]
         self.means = self._stack([{"mean": task.data.mean, "std": task.data.std} for task in self.tasks])
         self._on_cpu = jax.default_backend() == "cpu"
 
-        def loss_fn(means: Mapping[str, Any]) -> Any:
-            return images.make_loss(config, dataclasses.replace(data, mean=means["mean"], std=means["std"]))
+        def loss_fn(means: Mapping[str, Any], mirrored: bool = False) -> Any:
+            return images.make_loss(config, dataclasses.replace(data, mean=means["mean"], std=means["std"]), mirrored=mirrored)
 
         def train(states: Any, means: Any, arrays: Any, batches: Any) -> Any:
             step = partial(train_step, loss_fn=loss_fn(means))
             # XLA's CPU backend is slow at convolutions in a loop of its own; see colnorm.parallel.Sharded.
             return (step if self._on_cpu else scan_steps(step))(states, arrays, batches)
 
-        def evaluate(variables: Any, means: Any, arrays: Any, indices: Any) -> Any:
-            return eval_step(variables, arrays, indices, loss_fn=loss_fn(means))
+        def evaluate(variables: Any, means: Any, arrays: Any, indices: Any, mirrored: bool) -> Any:
+            return eval_step(variables, arrays, indices, loss_fn=loss_fn(means, mirrored=mirrored))
 
         def quantiles(variables: Any, means: Any, pixels: Any) -> Any:
             inputs = image_data.standardize(pixels, means["mean"], means["std"])
             return images.feature_percentiles(images.make_model(config, data.num_classes), variables, inputs)
 
         self._train = jax.jit(jax.vmap(train), donate_argnums=0)
-        self._evaluate = jax.jit(jax.vmap(evaluate, in_axes=(0, 0, 0, None)))
+        self._evaluate = {
+            mirrored: jax.jit(jax.vmap(partial(evaluate, mirrored=mirrored), in_axes=(0, 0, 0, None)))
+            for mirrored in (False, True)
+        }
         self._quantiles = jax.jit(jax.vmap(quantiles))
 
     @staticmethod
@@ -114,7 +118,7 @@ class Seeds:
 
     def train_epoch(self, epoch: int) -> dict[str, np.ndarray]:
         """Trains all for an epoch; returns the sums of every step, ``(seeds, steps, ...)``."""
-        batches, data = jnp.asarray(self.batches(epoch)), self.data["train"]
+        batches, data = jnp.asarray(self.batches(epoch)), self.train_data[images.part_of(self.config, epoch)]
         if not self._on_cpu:
             self.states, sums = self._train(self.states, self.means, data, batches)
             return {name: np.asarray(value) for name, value in sums.items()}
@@ -124,11 +128,11 @@ class Seeds:
             stepped.append(jax.device_get(sums))
         return {name: np.stack([sums[name] for sums in stepped], 1) for name in stepped[0]}
 
-    def evaluate(self, variables: Any, split: str) -> list[dict[str, np.ndarray]]:
-        """The sums of each seed over a split."""
+    def evaluate(self, variables: Any, split: str, mirrored: bool = False) -> list[dict[str, np.ndarray]]:
+        """The sums of each seed over a split; with ``mirrored`` also those of :func:`experiments.images.make_loss`."""
         count = self.data[split]["labels"].shape[1]
         indices = jnp.asarray(images.evaluation_batches(count, 1))
-        parts = jax.device_get([self._evaluate(variables, self.means, self.data[split], part) for part in indices])
+        parts = jax.device_get([self._evaluate[mirrored](variables, self.means, self.data[split], part) for part in indices])
         sums = {name: np.stack([part[name] for part in parts]).sum(0, dtype=np.float64) for name in parts[0]}
         return [{name: value[number] for name, value in sums.items()} for number in range(len(self.tasks))]
 
@@ -228,7 +232,7 @@ def _store(all_seeds: Seeds, found: Sequence[Progress], runs: Sequence[Path]) ->
     """Writes what came of each; evaluates those that came to their end."""
     best = [each.best if each.best is not None else all_seeds.state_of(number) for number, each in enumerate(found)]
     variables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(dict(state.variables) for state in best))
-    evaluated = {split: all_seeds.evaluate(variables, split) for split in all_seeds.data}
+    evaluated = {split: all_seeds.evaluate(variables, split, all_seeds.config.flip) for split in all_seeds.data}
     results: list[str | None] = []
     for number, (each, path, config) in enumerate(zip(found, runs, all_seeds.configs, strict=True)):
         best_epoch = each.monitor.best_epoch(each.history)

@@ -66,7 +66,7 @@ def over_seeds(first: Sequence[float], second: Sequence[float], examples: int) -
     """One accuracy less another, each of several seeds.
 
     With two seeds or more Student's t over the seeds' differences, paired; with one the normal approximation of two
-    independent binomials of ``examples`` test examples each, which is wider than it has to be as both rows saw the same ones.
+    independent binomials of ``examples`` examples each, which is wider than it has to be as both rows saw the same ones.
     """
     from scipy import stats
 
@@ -77,7 +77,7 @@ def over_seeds(first: Sequence[float], second: Sequence[float], examples: int) -
         law, how = stats.t(len(differences) - 1), f"t over {len(differences)} seeds"
     else:
         error = float(np.sqrt(sum(p * (1 - p) / examples for p in (first[0], second[0]))))
-        law, how = stats.norm(), f"one seed, {examples:,} test examples"
+        law, how = stats.norm(), f"one seed, {examples:,} examples"
     if error == 0:
         return Difference(mean, mean, mean, 0.5 + 0.5 * float(np.sign(mean)), how)
     half = float(law.ppf(0.975)) * error

@@ -27,6 +27,9 @@ IMAGE_SAMENESS = (("flax_bn", "bn"), ("bn_batch8", "bn"), ("gn_batch8", "gn"))
 # The same network with a block's second norm before the addition, as He et al., and after it, as the report says.
 PLACEMENTS = (("bn_he", "bn"), ("in_he", "in"), ("bin_he", "bin"))
 
+# Today's recipe, and the same with one idea left out or put in.
+ABLATION_PAIRS = tuple(("modern_bn", preset.name) for preset in PRESETS.values() if preset.chapter == "ablation")
+
 # What each part of a tagger is said to bring: (with it, without it, what).
 TAGGER_CLAIMS = (
     ("glove", "random", "GloVe"),
@@ -47,7 +50,7 @@ def at_scale(preset: Preset, scale: Scale) -> ImageConfig | TaggingConfig:
         if isinstance(config, ImageConfig):
             today = config.schedule == "cosine"
             sizes["epochs"] = 2 if today else 6 if config.batch_size == 128 else 1
-            sizes |= {"warmup_epochs": 1} if today else {}
+            sizes |= {"warmup_epochs": 1, "small_epochs": min(config.small_epochs, 1)} if today else {}
     elif scale == "demo" and isinstance(config, TaggingConfig):
         sizes = {"data": "sample", "hidden": 50, "batch_size": 32, "buckets": 1, "epochs": 5, "patience": None}
     elif scale == "demo" and isinstance(config, ImageConfig):
@@ -55,15 +58,18 @@ def at_scale(preset: Preset, scale: Scale) -> ImageConfig | TaggingConfig:
         size = {128: 32, 32: 16}.get(config.batch_size, config.batch_size)
         sizes = {"data": "digits", "n": 1, "epochs": 5, "patience": None, "batch_size": size}
         if config.schedule == "cosine":
-            sizes |= {"warmup_epochs": 1, "flip": False}  # a mirrored 2 is no digit
+            sizes |= {"warmup_epochs": 1, "small_epochs": 0, "flip": False}  # a mirrored 2 is no digit
         else:  # the report's rates are for 300 steps an epoch, not for 33
             sizes["learning_rate"] = (0.01 if config.normalization == "nn" else 0.1) * size / 32
     return dataclasses.replace(config, **sizes)
 
 
 def has_scale(preset: Preset, scale: Scale) -> bool:
-    """Whether the row is one of that scale: without GloVe's vectors ``glove`` would be ``random`` again."""
-    return scale != "demo" or preset.name != "glove"
+    """Whether the row is one of that scale: without GloVe's vectors ``glove`` would be ``random`` again.
+
+    Nor do embedded digits tell what an idea of the recipe brings.
+    """
+    return scale != "demo" or (preset.name != "glove" and preset.chapter != "ablation")
 
 
 def worth(preset: Preset, seed: int) -> int:
@@ -71,8 +77,8 @@ def worth(preset: Preset, seed: int) -> int:
     if seed == 0:
         if preset.section:
             return 1 if preset.chapter == "batches" else 0
-        return {"placement": 2, "tagging": 4, "report": 4, "batches": 5, "modern": 6}[preset.chapter]
-    return 3 if seed == 1 and preset.section and preset.chapter != "batches" else 6 + seed
+        return {"placement": 2, "tagging": 4, "report": 4, "batches": 5, "modern": 6, "ablation": 7}[preset.chapter]
+    return 3 if seed == 1 and preset.section and preset.chapter != "batches" else 7 + seed
 
 
 def choose(names: Sequence[str]) -> list[Preset]:

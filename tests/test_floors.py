@@ -27,6 +27,7 @@ FLOORS = [
         "experiments.significance",
         "experiments.correctness",
         "experiments.mistakes",
+        "experiments.whitening",
     },
     {"experiments.images", "experiments.presets", "experiments.pool"},
     {"experiments.task", "experiments.study", "experiments.published"},

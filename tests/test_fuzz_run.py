@@ -24,7 +24,7 @@ CONFIG = PRESETS["bn"].config
 LINES = [{"epoch": n, "train_loss": 2.0 / n, "validation_accuracy": 0.1 * n, "features": [-1.5, 0.25]} for n in (1, 2)]
 ABOUT = {"epoch": 2, "config": json.loads(json.dumps(dataclasses.asdict(CONFIG))), "records": _digest(LINES)}
 SPLITS = {split: {"accuracy": 0.5, "loss": 1.0} for split in ("train", "validation", "test")}
-SUMMARY = summary.read(Path(__file__).parents[1] / "results" / "study" / "records" / "modern_nn-seed0.json")
+SUMMARY = summary.read(Path(__file__).parents[1] / "results" / "study" / "records" / "bn_he-seed0.json")
 
 
 def read_run(directory):
@@ -47,7 +47,7 @@ def read_study(directory):
 
 
 def read_summary_file(directory):
-    of_row = job.Job(PRESETS["modern_nn"], 0, "reduced", directory / "study")
+    of_row = job.Job(PRESETS["bn_he"], 0, "full", directory / "study")
     gather._read_seed(of_row)
     assert of_row.read_summary() == SUMMARY
 
@@ -57,7 +57,7 @@ FILES = {
     "run/metrics.jsonl": read_run,
     "run/evaluation.json": read_evaluation,
     "study/study.json": read_study,
-    "study/records/modern_nn-seed0.json": read_summary_file,
+    "study/records/bn_he-seed0.json": read_summary_file,
 }
 
 
@@ -71,7 +71,7 @@ def test_a_damaged_file_is_named_or_read_as_it_was(tmp_path, name, count):
     (tmp_path / "study" / "records").mkdir(parents=True)
     (tmp_path / "study" / "study.json").write_text(json.dumps({"scales": {"nn": "demo", "bn": "demo"}, "seeds": 2}))
     digest = hashlib.sha256(json.dumps(SUMMARY, sort_keys=True).encode()).hexdigest()
-    (tmp_path / "study" / "records" / "modern_nn-seed0.json").write_text(json.dumps({**SUMMARY, "sha256": digest}))
+    (tmp_path / "study" / "records" / "bn_he-seed0.json").write_text(json.dumps({**SUMMARY, "sha256": digest}))
     path, read = tmp_path / name, FILES[name]
     read(tmp_path)
     whole, refused, slowest = path.read_bytes(), 0, 0.0

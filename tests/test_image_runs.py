@@ -4,6 +4,7 @@ The uninterrupted run that a resumed one must equal is trained in this process, 
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from experiments import compare, evaluate, train
 from experiments import images as task
 from experiments.configs import ImageConfig
 from experiments.presets import PRESETS
+from experiments.whitening import whitening_kernel
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ["bn", "--data", "digits", "--n", "1", "--learning-rate", "0.1", "--devices", "1"]
@@ -43,7 +45,15 @@ TINY = [
     "--crop-padding",
     "1",
     "--flip",
-]  # everything random that there is
+    "--cut-out",
+    "2",
+    "--small-epochs",
+    "1",
+    "--small-size",
+    "6",
+    "--average-decay",
+    "0.9",
+]  # everything random that there is, a change of size between epochs, and a second set of parameters
 TIMES = {"train_seconds", "seconds", "compile_seconds", "peak_memory_mib"}
 RECORD = TIMES | {
     "epoch",
@@ -180,7 +190,7 @@ def whole(tmp_path_factory):
 def template():
     """A state that checkpoints of the tiny runs fit into."""
     with tiny():
-        config = ImageConfig(normalization="bn", data="digits")
+        config = ImageConfig(normalization="bn", data="digits", average_decay=0.9)
         kind = task.ImageTask(config)
         return kind.init_state(kind.schedule(1))
 
@@ -370,7 +380,62 @@ def test_resume_with_a_cosine_schedule_refuses_another_number_of_epochs(tmp_path
     config = dataclasses.replace(PRESETS["modern_bn"].config, data="digits", batch_size=16, devices=1)
     RunDirectory.create(tmp_path / "run", "images", dataclasses.asdict(config)).close()
     assert train_tiny(tmp_path / "run", "--resume", "--epochs", "7", command=command) == 1
-    assert "epochs was 100, now 7" in capsys.readouterr().err
+    assert "epochs was 20, now 7" in capsys.readouterr().err
+
+
+def test_evaluation_says_what_both_ways_of_an_image_come_to(whole, tmp_path, capsys):
+    run = shutil.copytree(whole, tmp_path / "run")
+    with tiny():
+        assert evaluate.main([str(run), "--devices", "1"]) == 0
+        data, config = images.load("digits"), from_stored(ImageConfig, RunDirectory.open(run).config, "config.json")
+        model = task.make_model(config, 10)
+    assert "of both ways" in capsys.readouterr().out
+    written = RunDirectory.open(run).evaluation()
+    variables = RunDirectory.open(run).restore_variables(written["epoch"])
+    apply = jax.jit(model.apply)
+    for name, split in data.splits.items():
+        ways = [images.standardize(pixels, data.mean, data.std) for pixels in (split.images, split.images[:, :, ::-1])]
+        probabilities = [np.asarray(jax.nn.softmax(apply(variables, inputs)), np.float64) for inputs in ways]
+        right = accuracy_score(split.labels, (probabilities[0] + probabilities[1]).argmax(1))
+        assert written["splits"][name]["accuracy_mirrored"] == pytest.approx(right, abs=1.5 / len(split.labels))
+
+
+@pytest.mark.parametrize("normalization", ["bn", "nn"])
+def test_a_network_begins_as_its_config_says(normalization):
+    begin = {"whiten": True, "zero_residual": True, "average_decay": 0.9}
+    usually = {name: getattr(ImageConfig(), name) for name in begin}
+    config = ImageConfig(data="digits", n=1, normalization=normalization, **begin)
+    ours, plain = (task.ImageTask(dataclasses.replace(config, **change)) for change in ({}, usually))
+    state, usual = (each.init_state(each.schedule(1)) for each in (ours, plain))
+    first = images.standardize(ours.data.train.images, ours.data.mean, ours.data.std)
+    np.testing.assert_array_equal(state.params["conv"]["kernel"], whitening_kernel(np.asarray(first), 16))
+    assert not np.any(
+        state.params["stage2_block1"]["conv2" if normalization == "nn" else "norm2"][("kernel", "scale")[normalization == "bn"]]
+    )
+    np.testing.assert_array_equal(
+        state.params["stage2_block1"]["conv1"]["kernel"], usual.params["stage2_block1"]["conv1"]["kernel"]
+    )
+    jax.tree.map(np.testing.assert_array_equal, state.variables["params"], state.params)
+    assert state.average_decay == 0.9 and not usual.average_decay
+
+
+def test_epochs_take_turns_with_what_they_train_on():
+    """Mirrored halves in turn, and small images in the first three epochs."""
+    config = ImageConfig(data="digits", flip=True, alternate_flips=True, small_epochs=3, small_size=8)
+    made = task.ImageTask(config)
+    parts = [made.plan(epoch)[0][0] for epoch in (1, 2, 3, 4, 5, 6)]
+    assert [made.train_data[part]["images"].shape[1] for part in parts] == [8, 8, 8, 32, 32, 32]
+    full = made.data.train.images
+    for one, other in itertools.pairwise(parts):
+        assert one != other
+    for part in parts[3:5]:
+        same = (made.train_data[part]["images"] == full).all(axis=(1, 2, 3))
+        mirrored = (made.train_data[part]["images"] == full[:, :, ::-1]).all(axis=(1, 2, 3))
+        assert np.all(same | mirrored) and 0.4 < mirrored.mean() < 0.6
+    np.testing.assert_array_equal(
+        made.train_data[parts[1]]["images"], images.scaled_down(made.train_data[parts[3]]["images"], 8)
+    )
+    assert len(task.ImageTask(dataclasses.replace(config, flip=False)).train_data) == 2
 
 
 # ------------------------------------------------------------------------------------------------------------------- failures
@@ -467,7 +532,8 @@ def test_what_presets_decay_and_how_fast_gates_learn(name):
         kind = path[-1].key
         seen.add(kind)
         decays = name == "bin" or kind == "kernel"
-        times = 10 if name == "modern_bin" and kind == "gate" else 1
+        times = {"gate": 10, "bias": config.norm_bias_multiplier}.get(kind, 1) if name == "modern_bin" else 1
+        times = 1 if path[0].key == "classifier" else times
         np.testing.assert_allclose(before, -rate * decay * decays, rtol=1e-5, err_msg=str(path))
         np.testing.assert_allclose(leaf, -rate * times * (1 + decay * decays), rtol=1e-5, err_msg=str(path))
     assert seen == {"kernel", "bias", "scale", "gate"}

@@ -14,7 +14,18 @@ import numpy as np
 import pytest
 
 from colnorm.data import pickles
-from colnorm.data.images import augment, load, load_cifar10, load_digits, random_crop, random_flip, standardize
+from colnorm.data.images import (
+    augment,
+    cut_out,
+    load,
+    load_cifar10,
+    load_digits,
+    mirrored_halves,
+    random_crop,
+    random_flip,
+    scaled_down,
+    standardize,
+)
 
 BATCHES = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
 
@@ -620,6 +631,64 @@ def test_flips_mirror_left_to_right_half_of_the_time():
     as_it_was = (flipped == image).all(axis=(1, 2, 3))
     assert np.all(mirrored ^ as_it_was)
     assert abs(mirrored.mean() - 0.5) < 5 * 0.5 / np.sqrt(draws)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(5, 4, 1), (4, 6, 2), (6, 5, 3), (3, 3, 8)])
+def test_what_is_cut_out_is_a_square_around_every_pixel_alike(height, width, size):
+    image = np.random.default_rng(0).uniform(1, 2, (height, width, 3)).astype(np.float32)
+    expected = {}
+    for row in range(height):
+        for column in range(width):
+            cut = image.copy()
+            top, left = row - size // 2, column - size // 2
+            cut[max(top, 0) : top + size, max(left, 0) : left + size] = 0
+            expected.setdefault(cut.tobytes(), []).append((row, column))  # where a square covers the edge, two are one
+    draws = 40 * height * width
+    keys = jax.random.split(jax.random.key(1), draws)
+    cuts = np.asarray(jax.jit(jax.vmap(lambda key: cut_out(key, image, size)))(keys))
+    assert cuts.dtype == image.dtype
+    counts = collections.Counter(cut.tobytes() for cut in cuts)
+    assert counts.keys() == expected.keys()
+    chi_squared = sum((counts[cut] - 40 * len(places)) ** 2 / (40 * len(places)) for cut, places in expected.items())
+    degrees = len(expected) - 1
+    assert chi_squared <= degrees + 5 * np.sqrt(2 * degrees)
+
+
+@pytest.mark.parametrize(("image", "size"), [(np.zeros((4, 4, 3), np.float32), 0), (np.zeros((4, 4), np.float32), 1)])
+def test_what_can_not_be_cut_out_is_refused(image, size):
+    with pytest.raises(ValueError, match=rf"\({', '.join(map(str, image.shape))}\) and {size}"):
+        cut_out(jax.random.key(0), image, size)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_in_two_epochs_every_image_is_seen_both_ways(count):
+    images = np.random.default_rng(0).integers(0, 256, (count, 4, 5, 3), dtype=np.uint8)
+    first, second = mirrored_halves(images, seed=3)
+    mirrored = np.array([np.array_equal(one, image[:, ::-1]) for one, image in zip(first, images, strict=True)])
+    assert mirrored.sum() == count // 2
+    for index in range(count):
+        pair = [images[index], images[index][:, ::-1]]
+        np.testing.assert_array_equal(first[index], pair[int(mirrored[index])])
+        np.testing.assert_array_equal(second[index], pair[int(not mirrored[index])])
+    np.testing.assert_array_equal(mirrored_halves(images, seed=3)[0], first)
+    assert count < 7 or not np.array_equal(mirrored_halves(images, seed=4)[0], first)
+
+
+@pytest.mark.parametrize("size", [32, 24, 16, 7, 1])
+def test_images_are_scaled_down_as_by_pillow(size):
+    from PIL import Image
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    expected = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)) for image in images]
+    scaled = scaled_down(images, size)
+    assert scaled.dtype == np.uint8 and scaled.shape == (3, size, size, 3)
+    # Pillow rounds once an axis, and to integers in between.
+    assert np.abs(scaled.astype(int) - np.stack(expected).astype(int)).max() <= 1
+
+
+def test_images_are_not_scaled_up():
+    with pytest.raises(ValueError, match=r"\(2, 8, 9, 3\) and 9"):
+        scaled_down(np.zeros((2, 8, 9, 3), np.uint8), 9)
 
 
 def test_augment_of_a_batch_is_that_of_each_example():

@@ -215,6 +215,15 @@ def test_scale_and_bias_can_be_left_out(kind, use_scale, use_bias):
     np.testing.assert_allclose(apply(layer, variables, x)[0], forward(kind, x, params), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_scale_begins_as_it_is_told(kind):
+    layer = LAYERS[kind](scale_init=jax.nn.initializers.constant(0.25))
+    with jax.numpy_dtype_promotion("standard"):
+        params = layer.init(jax.random.key(0), random_input(SHAPES[1]), use_running_average=False)["params"]
+    np.testing.assert_array_equal(params["scale"], np.full_like(params["scale"], 0.25))
+    assert not np.any(params["bias"])
+
+
 @pytest.mark.parametrize("kind", RUNNING)
 @pytest.mark.parametrize("momentum", [0.9, 0.6])
 def test_running_statistics_keep_momentum_of_the_old_value(kind, momentum):

@@ -19,6 +19,7 @@ def reference(
     decay_vectors=True,
     clip_global_norm=None,
     gate_multiplier=1.0,
+    norm_bias_multiplier=1.0,
 ):
     """The parameters after each step, by the definition in float64."""
     params = {(a, b): p.astype(np.float64) for a, inner in draw(0).items() for b, p in inner.items()}
@@ -35,7 +36,8 @@ def reference(
             g = grads[name] + weight_decay * p * decays
             buffers[name] = momentum * buffers[name] + g
             direction = g + momentum * buffers[name] if nesterov else buffers[name]
-            params[name] = p - rate(step) * (gate_multiplier if is_gate else 1) * direction
+            times = gate_multiplier if is_gate else norm_bias_multiplier if name == ("norm", "bias") else 1
+            params[name] = p - rate(step) * times * direction
         seen.append(dict(params))
     return seen
 
@@ -53,6 +55,8 @@ def reference(
         {"clip_global_norm": 5.0, "weight_decay": 0.1},
         {"gate_multiplier": 10.0},
         {"gate_multiplier": 10.0, "weight_decay": 0.1},
+        {"norm_bias_multiplier": 4.0, "gate_multiplier": 3.0, "nesterov": True},
+        {"norm_bias_multiplier": 4.0, "weight_decay": 0.1},
         {
             "momentum": 0.5,
             "nesterov": True,

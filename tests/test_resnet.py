@@ -133,6 +133,29 @@ def test_after_the_addition_a_norm_stands_before_every_activation(normalization)
         np.testing.assert_allclose(last.std((0, 1, 2)), norm["scale"], rtol=1e-3)
 
 
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_with_zero_residual_blocks_begin_as_their_shortcuts(normalization):
+    model, plain = resnet(normalization, 2, zero_residual=True), resnet(normalization, 2)
+    with jax.numpy_dtype_promotion("standard"):
+        ours, theirs = (jax.jit(each.init)(jax.random.key(0), IMAGES) for each in (model, plain))
+        _, features = jax.jit(partial(model.apply, return_features=True))(ours, IMAGES)
+        _, gradients = loss_and_gradients(model, ours, IMAGES, LABELS)
+    np.testing.assert_array_equal(features["stage1_block2"], features["stem"])
+    halved = np.pad(features["stem"][:, ::2, ::2][:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (0, 48)))
+    np.testing.assert_array_equal(features["stage3_block2"], halved)
+    # Nothing else begins otherwise, and what is 0 has a gradient.
+    last = ("conv2", "kernel") if normalization == "nn" else ("norm2", "scale")
+    for (path, leaf), before in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
+        keys = tuple(key.key for key in path)
+        np.testing.assert_array_equal(leaf, np.zeros_like(before) if keys[-2:] == last else before, err_msg=str(keys))
+    assert all(np.any(gradients[f"stage{stage}_block1"][last[0]][last[1]]) for stage in (1, 2, 3))
+
+
+def test_zero_residual_after_the_addition_is_refused():
+    with pytest.raises(ValueError, match="zero_residual needs norm_placement='before_addition'"):
+        shapes_of(resnet("bn", zero_residual=True, norm_placement="after_addition"))
+
+
 def test_groups_are_those_that_were_asked_for():
     variables = random_variables(resnet("gn"))
     of_two, of_sixteen = (jax.jit(resnet("gn", num_groups=groups).apply)(variables, IMAGES) for groups in (2, 16))

@@ -198,13 +198,13 @@ def test_variables_come_back_without_model_and_optimizer(tmp_path):
 
 def test_an_average_is_stored_and_is_what_evaluation_restores(tmp_path):
     state = make_state(1).keep_average(0.9)
-    state = state.replace(average=make_state(2).params)
+    state = state.replace(average=make_state(2).params, average_stats=make_state(2).batch_stats)
     run = RunDirectory.create(tmp_path / "run", "toy", CONFIG)
     run.save(state, 1, 1)
     run.close()
     run = RunDirectory.open(tmp_path / "run")
     assert_same_state(run.restore(make_state().keep_average(0.9), 1), state)
-    assert_same_state(run.restore_variables(1)["params"], make_state(2).params)
+    assert_same_state(run.restore_variables(1), {"params": make_state(2).params, "batch_stats": make_state(2).batch_stats})
     with pytest.raises(ValueError, match="of another model: average/first/bias: stored"):
         run.restore(make_state(), 1)
 

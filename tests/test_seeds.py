@@ -23,6 +23,12 @@ CONFIG = ImageConfig(
     batch_size=16,
     crop_padding=1,
     flip=True,
+    alternate_flips=True,
+    cut_out=2,
+    small_epochs=1,
+    small_size=6,
+    norm_bias_multiplier=2.0,
+    average_decay=0.9,
     epochs=3,
     devices=1,
 )

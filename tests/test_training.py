@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from colnorm import optimizers
+from colnorm import BatchNorm, optimizers
 from colnorm.data.batching import padded_batches, shuffled_batches
 from colnorm.parallel import Sharded, drive_steps
 from colnorm.training import (
@@ -483,7 +483,26 @@ def test_the_average_follows_the_parameters_by_its_formula():
         kept = min(0.6, (2 + number) / (11 + number))
         expected = jax.tree.map(lambda old, new, kept=kept: kept * old + (1 - kept) * np.asarray(new), expected, state.params)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), state.average, expected)
-    assert state.variables["params"] is state.average
+    assert state.variables["params"] is state.average and state.variables["batch_stats"] is state.average_stats
+
+
+def test_batch_statistics_are_averaged_with_the_parameters():
+    model = BatchNorm(use_running_average=False)
+    state = create_state(model, optimizers.sgd(optimizers.constant(0.1)), 0, jnp.ones((2, 3))).keep_average(0.6)
+
+    def loss_fn(variables, batch, key, train):
+        y, updated = model.apply(variables, batch["x"], mutable=["batch_stats"])
+        return {"loss": jnp.sum(y * batch["x"]), "count": jnp.sum(batch["weights"])}, updated["batch_stats"]
+
+    data = {"x": jnp.asarray(np.random.default_rng(0).normal(5, 1, (8, 3)), jnp.float32)}
+    expected = jax.device_get(state.batch_stats)
+    for number in range(3):
+        state, _ = train_step(state, data, jnp.arange(4) + number, loss_fn=loss_fn)
+        kept = min(0.6, (2 + number) / (11 + number))
+        new = jax.device_get(state.batch_stats)
+        expected = jax.tree.map(lambda old, new, kept=kept: kept * old + (1 - kept) * new, expected, new)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), state.average_stats, expected)
+        jax.tree.map(np.testing.assert_array_equal, state.variables["batch_stats"], state.average_stats)
 
 
 def test_without_an_average_evaluation_uses_the_parameters():

@@ -173,6 +173,52 @@ def augment(keys: jax.Array, images: jax.Array, crop_padding: int = 4, flip: boo
     return jax.vmap(one)(keys, images)
 
 
+def cut_out(key: jax.Array, image: jax.Array, size: int) -> jax.Array:
+    """`image` (H, W, C) with a square of zeros, as far as it lies inside (DeVries and Taylor 2017, arXiv 1708.04552).
+
+    Its centre is drawn evenly from the pixels; row i is zero from `centre - size // 2` on, for `size` rows, and columns
+    likewise. In a standardized image zero is the mean colour. Raises ValueError unless `image` has three axes and `size` > 0.
+    """
+    if image.ndim != 3 or size < 1:
+        raise ValueError(f"expected an image (H, W, C) and a size of at least 1, got {image.shape} and {size}")
+    inside = []
+    for axis, one in enumerate(jax.random.split(key)):
+        first = jax.random.randint(one, (), 0, image.shape[axis], dtype=jnp.int32) - size // 2
+        places = jnp.arange(image.shape[axis], dtype=jnp.int32)
+        inside.append((places >= first) & (places < first + size))
+    inside_both = inside[0][:, None, None] & inside[1][None, :, None]
+    return jnp.where(inside_both, jnp.zeros((), image.dtype), image)
+
+
+def mirrored_halves(images: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two copies of `images` (N, H, W, C): in the first a random half is mirrored left to right, in the second the other.
+
+    Training on them in turn shows every image both ways in two epochs, which flips drawn at random do for half of the images
+    only (Jordan 2024, arXiv 2404.00498).
+    """
+    half = np.random.default_rng(seed).permutation(len(images)) < len(images) // 2
+    mirrored = images[:, :, ::-1]
+    return np.where(half[:, None, None, None], mirrored, images), np.where(half[:, None, None, None], images, mirrored)
+
+
+def scaled_down(images: np.ndarray, size: int) -> np.ndarray:
+    """`images` (N, H, W, C) uint8 as (N, size, size, C) uint8: bilinear, each old pixel weighing what it covers.
+
+    Raises ValueError where `size` is not in 1 to H and W.
+    """
+    if images.ndim != 4 or not 1 <= size <= min(images.shape[1:3]):
+        raise ValueError(f"expected images (N, H, W, C) and a size from 1 to H and W, got {images.shape} and {size}")
+
+    @jax.jit
+    def scale(part: jax.Array) -> jax.Array:
+        shape = (len(part), size, size, part.shape[-1])
+        scaled = jax.image.resize(part.astype(jnp.float32), shape, "linear", antialias=True)
+        return jnp.clip(jnp.round(scaled), 0, 255).astype(jnp.uint8)
+
+    parts = [images[first : first + 1000] for first in range(0, len(images), 1000)]
+    return np.concatenate([np.asarray(scale(part)) for part in parts])
+
+
 def _image_data(name: str, class_names: tuple[str, ...], train: Split, validation: Split, test: Split) -> ImageData:
     """The set with the statistics of its training split, in float64 from an exact count of each channel's values."""
     counts = np.zeros((train.images.shape[-1], 256))

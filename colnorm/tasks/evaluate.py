@@ -53,6 +53,8 @@ def evaluate(kinds: Mapping[str, type[Task]], command: Command, quiet: bool = Fa
             about = (
                 f"{title}, {name}: {split['examples']:,} examples, loss {split['loss']:.4f}, accuracy {split['accuracy']:.2%}"
             )
+            if "accuracy_mirrored" in split:
+                about += f"; of both ways of each image together {split['accuracy_mirrored']:.2%}"
             screen.print(about, highlight=False, soft_wrap=True)
             screen.print(console.classes_table(split))
         if "mode" in evaluated:

@@ -10,10 +10,17 @@ from colnorm import optimizers
 torch = pytest.importorskip("torch")
 
 
-def run_torch(rate, make_schedulers=None, clip_global_norm=None, steps_per_epoch=1, optimizer=torch.optim.SGD, **options):
-    """The parameters after each step."""
+def run_torch(
+    rate, make_schedulers=None, clip_global_norm=None, steps_per_epoch=1, optimizer=torch.optim.SGD, faster=None, **options
+):
+    """The parameters after each step; ``faster`` are names of one, and how many times the others' its rate is."""
     params = [torch.nn.Parameter(torch.tensor(leaf)) for leaf in jax.tree.leaves(draw(0))]
-    optimizer = optimizer(params, rate, **options)
+    names, times = faster or ((), 1)
+    paths = [tuple(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(draw(0))]
+    groups = [
+        {"params": [param], "lr": rate * (times if path == names else 1)} for path, param in zip(paths, params, strict=True)
+    ]
+    optimizer = optimizer(groups, rate, **options)
     scheduler = None if make_schedulers is None else make_schedulers(optimizer)
     seen = []
     for step in range(STEPS):
@@ -48,6 +55,12 @@ def assert_same(ours, theirs, **tolerance):
 )
 def test_sgd(options):
     assert_same(run(optimizers.sgd(optimizers.constant(0.1), **options)), run_torch(0.1, **options), rtol=1e-5, atol=1e-6)
+
+
+def test_a_norms_bias_is_a_parameter_group_with_a_rate_of_its_own():
+    options = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}
+    ours = run(optimizers.sgd(optimizers.constant(0.1), norm_bias_multiplier=4.0, **options))
+    assert_same(ours, run_torch(0.1, faster=(("norm", "bias"), 4), **options), rtol=1e-5, atol=1e-6)
 
 
 def test_clipping():
