@@ -232,6 +232,7 @@ class Monitor:
       metric: a key of an epoch's record, ``validation_accuracy`` say.
       higher_is_better: its direction.
       patience: stop after this many epochs without a new best; None never does.
+      start: the epoch from which patience counts at the earliest, that of a learning rate's last drop say.
 
     Example:
       >>> from colnorm.training import Monitor
@@ -244,6 +245,7 @@ class Monitor:
     metric: str
     higher_is_better: bool = True
     patience: int | None = None
+    start: int = 0
 
     def best_epoch(self, history: Iterable[Mapping[str, Any]]) -> int | None:
         """The epoch with the best value, the first of equals; None where there is none yet."""
@@ -258,7 +260,7 @@ class Monitor:
         """Whether patience has run out after the last epoch of ``history``."""
         if self.patience is None or not history:
             return False
-        return history[-1]["epoch"] - (self.best_epoch(history) or 0) >= self.patience
+        return history[-1]["epoch"] - max(self.best_epoch(history) or 0, self.start) >= self.patience
 
 
 class Store(Protocol):

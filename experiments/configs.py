@@ -80,7 +80,8 @@ class ImageConfig:
     """Evaluate and keep an exponential moving average of the parameters with this decay; 0 for none."""
 
     patience: Count | None = 10
-    """Stop after this many epochs without a better validation accuracy; None trains all epochs."""
+    """Stop after this many epochs without a better validation accuracy, counted from the step schedule's last drop on; None
+    trains all epochs."""
     stream: bool = False
     """Keep the data with the host and send each batch, for data that is too large for the devices."""
     seed: Seed = 0

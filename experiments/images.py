@@ -18,7 +18,7 @@ from colnorm.metrics import classification_metrics, confusion_matrix, headline
 from colnorm.parallel import make_engine
 from colnorm.run_directory import CONFUSION, CURVES, FEATURES, MISTAKES, RunDirectory
 from colnorm.tasks import pictures
-from colnorm.training import Data, Engine, LossFn, Sums, TrainState, create_state
+from colnorm.training import Data, Engine, LossFn, Monitor, Sums, TrainState, create_state
 from experiments import mistakes, plotting
 from experiments.configs import ImageConfig
 from experiments.whitening import whitening_kernel
@@ -54,6 +54,12 @@ def make_schedule(config: ImageConfig, steps_per_epoch: int) -> optax.Schedule:
             return optimizers.step_decay(config.learning_rate, config.decay_factor, config.decay_epochs, steps_per_epoch)
         case "cosine":
             return optimizers.warmup_cosine(config.learning_rate, config.warmup_epochs, config.epochs, steps_per_epoch)
+
+
+def make_monitor(config: ImageConfig) -> Monitor:
+    """What chooses the best epoch and ends the training: not before the learning rate has made its last drop."""
+    last_drop = max(config.decay_epochs, default=0) if config.schedule == "step" else 0
+    return Monitor(ImageTask.metric, patience=config.patience, start=last_drop)
 
 
 def make_optimizer(config: ImageConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -156,6 +162,9 @@ class ImageTask:
 
     def schedule(self, steps_per_epoch: int) -> optax.Schedule:
         return make_schedule(self.config, steps_per_epoch)
+
+    def monitor(self) -> Monitor:
+        return make_monitor(self.config)
 
     def loss(self, axis_name: str | None = None) -> LossFn:
         return make_loss(self.config, self.data, axis_name)

@@ -180,7 +180,7 @@ def train_seeds(
     for run in runs:
         RunDirectory.check_free(run)
     all_seeds = Seeds(config, seeds)
-    found = [Progress([], Monitor(images.ImageTask.metric, patience=config.patience), config.epochs) for _ in seeds]
+    found = [Progress([], images.make_monitor(config), config.epochs) for _ in seeds]
     late = False
     while any(each.goes_on for each in found) and not late:
         _run_epoch(all_seeds, found, say)

@@ -419,6 +419,13 @@ def test_a_network_begins_as_its_config_says(normalization):
     assert state.average_decay == 0.9 and not usual.average_decay
 
 
+@pytest.mark.parametrize(("schedule", "start"), [("step", 50), ("constant", 0), ("decay", 0), ("cosine", 0)])
+def test_no_training_is_stopped_before_its_rate_has_dropped(schedule, start):
+    config = ImageConfig(data="digits", schedule=schedule, decay_epochs=(20, 50), patience=7)
+    monitor = task.ImageTask(config).monitor()
+    assert (monitor.metric, monitor.patience, monitor.start) == ("validation_accuracy", 7, start)
+
+
 def test_epochs_take_turns_with_what_they_train_on():
     """Mirrored halves in turn, and small images in the first three epochs."""
     config = ImageConfig(data="digits", flip=True, alternate_flips=True, small_epochs=3, small_size=8)

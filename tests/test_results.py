@@ -68,7 +68,7 @@ def test_the_whole_study_is_there():
 def test_nothing_of_the_machine_but_its_name():
     """No places of files; small, as they are kept with the code."""
     records = sorted(RESULTS.glob("*/records/*.json"))
-    assert len(records) >= 14 + 7  # taggers, today's recipe
+    assert len(records) >= 14 + 8  # taggers, images
     for path in records:
         record = json.loads(path.read_text(encoding="utf-8"))
         assert not [name for name, value in leaves(record).items() if isinstance(value, str) and "/" in value], path

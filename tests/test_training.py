@@ -316,6 +316,13 @@ def test_patience(values, patience, stops):
     assert Monitor("accuracy", patience=patience).stops(records(*values)) is stops
 
 
+@pytest.mark.parametrize(("done", "best", "stops"), [(4, 1, False), (6, 1, False), (7, 1, True), (7, 6, False), (8, 6, True)])
+def test_patience_counts_from_its_start_on(done, best, stops):
+    """Of 2 epochs, from the fifth: without a better one it ends after the seventh."""
+    values = [0.6 if epoch == best else 0.5 for epoch in range(1, done + 1)]
+    assert Monitor("accuracy", patience=2, start=5).stops(records(*values)) is stops
+
+
 class Recorder:
     """A store and an engine that write down what is asked of them."""
 

@@ -37,7 +37,7 @@ from colnorm.run_directory import (
 from colnorm.tagger import apply, build, check_parameters, decode, sentence_losses, with_word_vectors
 from colnorm.tasks import pictures
 from colnorm.tasks.configs import TaggingConfig
-from colnorm.training import Data, Engine, LossFn, Sums, TrainState, create_state, take_batch
+from colnorm.training import Data, Engine, LossFn, Monitor, Sums, TrainState, create_state, take_batch
 
 
 def make_encoder(config: TaggingConfig, data: TaggingData) -> Encoder:
@@ -291,6 +291,9 @@ class TaggingTask:
 
     def schedule(self, steps_per_epoch: int) -> optax.Schedule:
         return make_schedule(self.config, steps_per_epoch)
+
+    def monitor(self) -> Monitor:
+        return Monitor(self.metric, patience=self.config.patience)
 
     def loss(self, axis_name: str | None = None) -> LossFn:
         return make_loss(self.config, self.model, self.encoder.words.counts)

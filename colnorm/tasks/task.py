@@ -9,7 +9,7 @@ import optax
 
 from colnorm.run_directory import RunDirectory
 from colnorm.tasks.pictures import Curves, History
-from colnorm.training import Engine, LossFn, TrainState
+from colnorm.training import Engine, LossFn, Monitor, TrainState
 
 
 class Task(Protocol):
@@ -51,6 +51,9 @@ class Task(Protocol):
 
     def schedule(self, steps_per_epoch: int) -> optax.Schedule:
         """Step -> learning rate."""
+
+    def monitor(self) -> Monitor:
+        """What chooses the best epoch, by ``metric``, and ends the training."""
 
     def loss(self, axis_name: str | None = None) -> LossFn:
         """The loss; batch statistics are those over ``axis_name``."""

@@ -17,7 +17,7 @@ from colnorm.parallel import check_batch_size, make_engine
 from colnorm.run_directory import MACHINE, RunDirectory
 from colnorm.tasks import console
 from colnorm.tasks.task import Task
-from colnorm.training import Monitor, TrainState, check_finite, fit
+from colnorm.training import TrainState, check_finite, fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def train(
         check_batch_size(config.batch_size, engine.num_devices)
         steps_per_epoch = sum(len(batches) for _, batches in task.plan(0))
         schedule = task.schedule(steps_per_epoch)
-        monitor = Monitor(kind.metric, patience=config.patience)
+        monitor = task.monitor()
         shown_metric = kind.metric.replace("_", " ").replace(" f1", " F1")
 
         state = task.init_state(schedule)
