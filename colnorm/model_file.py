@@ -16,8 +16,9 @@ import jax
 import numpy as np
 
 from colnorm.files import write_bytes
-from colnorm.predict import Predictor, tagger_of_json, tagger_to_json
+from colnorm.predict import Predictor
 from colnorm.tagger import build, check_parameters
+from colnorm.tagger_file import tagger_of_json, tagger_to_json
 from colnorm.temperature import HIGHEST, LOWEST
 
 FORMAT = "colnorm tagger"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tagger_cases import make_tagger
 
-from colnorm import predict
+from colnorm import tagger_file
 from colnorm.tagger import build, check_parameters
 
 ODD = (
@@ -55,7 +55,7 @@ def write(path, content):
 def refusal(path):
     """The message of the ``ValueError``, None if the file is read."""
     try:
-        predict.read_tagger(path)
+        tagger_file.read_tagger(path)
     except ValueError as error:
         assert f"{path / 'tagger.json'} doesn't describe a tagger: " in str(error)
         assert "restore it from a copy, or train again" in str(error)
@@ -71,7 +71,7 @@ def test_what_is_no_tagger(tmp_path, content):
 
 def test_a_file_that_is_cut_off(tmp_path):
     fields, encoder, _ = make_tagger()
-    predict.write_tagger(tmp_path, fields, encoder)
+    tagger_file.write_tagger(tmp_path, fields, encoder)
     whole = (tmp_path / "tagger.json").read_bytes()
     for size in range(0, len(whole) - 3, 61):
         write(tmp_path, whole[:size])
@@ -80,25 +80,25 @@ def test_a_file_that_is_cut_off(tmp_path):
 
 def test_no_file_and_no_file_that_can_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no tagger: there is no tagger\.json in it"):
-        predict.read_tagger(tmp_path)
+        tagger_file.read_tagger(tmp_path)
     (tmp_path / "tagger.json").mkdir()
     with pytest.raises(ValueError, match=r"tagger\.json can't be read: Is a directory"):
-        predict.read_tagger(tmp_path)
+        tagger_file.read_tagger(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no tagger"):
-        predict.read_tagger(tmp_path / "tagger.json" / "none")
+        tagger_file.read_tagger(tmp_path / "tagger.json" / "none")
 
 
 def test_files_of_older_versions_and_other_layouts_are_read(tmp_path):
     fields, encoder, _ = make_tagger()
     write(tmp_path, original())
-    assert predict.read_tagger(tmp_path) == (fields, encoder)
-    stored = {predict.DIGEST: predict.digest(original()), "encoder": original()["encoder"], "tagger": fields}
+    assert tagger_file.read_tagger(tmp_path) == (fields, encoder)
+    stored = {tagger_file.DIGEST: tagger_file.digest(original()), "encoder": original()["encoder"], "tagger": fields}
     write(tmp_path, json.dumps(stored, indent=7, ensure_ascii=False).encode())
-    assert predict.read_tagger(tmp_path) == (fields, encoder)
+    assert tagger_file.read_tagger(tmp_path) == (fields, encoder)
     older = copy.deepcopy(original())
     del older["tagger"]["longest"]
-    write(tmp_path, {**older, predict.DIGEST: predict.digest(older)})
-    assert predict.read_tagger(tmp_path) == ({**fields, "longest": 12}, encoder)
+    write(tmp_path, {**older, tagger_file.DIGEST: tagger_file.digest(older)})
+    assert tagger_file.read_tagger(tmp_path) == ({**fields, "longest": 12}, encoder)
 
 
 def edit(*path, value):
@@ -181,14 +181,14 @@ def test_edits_by_hand(tmp_path, name):
     changed = copy.deepcopy(original())
     change(changed)
     assert changed != original()
-    write(tmp_path, {**changed, predict.DIGEST: predict.digest(original())})
+    write(tmp_path, {**changed, tagger_file.DIGEST: tagger_file.digest(original())})
     assert "its sha256 is that of another content: it was changed or damaged" in refusal(tmp_path)
-    for more in ({predict.DIGEST: predict.digest(changed)}, {}):
+    for more in ({tagger_file.DIGEST: tagger_file.digest(changed)}, {}):
         write(tmp_path, {**changed, **more})
         found = refusal(tmp_path)
         if found is None:
             try:
-                check_parameters(build(predict.read_tagger(tmp_path)[0]), make_tagger()[2])
+                check_parameters(build(tagger_file.read_tagger(tmp_path)[0]), make_tagger()[2])
             except ValueError as error:
                 found = str(error)
         assert (found is None) if message is None else (message in found)
@@ -279,15 +279,15 @@ BY_SHAPE += ("shape_features", "layer_norm", "head")
 def fuzz(path, count, seed):
     """Counts of what became of ``count`` changes of each kind."""
     fields, encoder, params = make_tagger()
-    predict.write_tagger(path, fields, encoder)
+    tagger_file.write_tagger(path, fields, encoder)
     data = (path / "tagger.json").read_bytes()
     became = collections.Counter()
 
     def outcome():
         if refusal(path) is not None:
             return "refused"
-        found = predict.read_tagger(path)
-        if found == (fields, encoder) and predict.digest(found[0]) == predict.digest(fields):
+        found = tagger_file.read_tagger(path)
+        if found == (fields, encoder) and tagger_file.digest(found[0]) == tagger_file.digest(fields):
             return "the same"
         try:
             check_parameters(build(found[0]), params)
@@ -302,9 +302,9 @@ def fuzz(path, count, seed):
         write(path, change_bytes(rng, data))
         became["bytes", outcome()] += 1
         changed = apply_edits(rng, original())
-        write(path, {**changed, predict.DIGEST: predict.digest(original())} if isinstance(changed, dict) else changed)
+        write(path, {**changed, tagger_file.DIGEST: tagger_file.digest(original())} if isinstance(changed, dict) else changed)
         became["old digest", outcome()] += 1
-        write(path, {**changed, predict.DIGEST: predict.digest(changed)})
+        write(path, {**changed, tagger_file.DIGEST: tagger_file.digest(changed)})
         became["new digest", outcome()] += 1
         write(path, changed)
         became["no digest", outcome()] += 1

@@ -20,9 +20,10 @@ import optax
 import pytest
 from tagger_cases import make_tagger
 
-from colnorm import predict, spelling, tagged
+from colnorm import predict, programs, spelling, tagged, tagger_file
 from colnorm.cli import tag
 from colnorm.data import schemes
+from colnorm.programs import FEW_BATCHES, LENGTHS, MOST_MOVES, MOST_TOKENS, ROWS, plan
 from colnorm.run_directory import RunDirectory
 from colnorm.spelling import Spellings
 from colnorm.tagger import apply, build
@@ -86,7 +87,7 @@ def test_many_texts_come_in_order_while_they_are_read(predictor, monkeypatch):
     assert [tags(of_text) for of_text in stream] == expected[1:]
     with pytest.raises(ValueError, match="text 12: expected a text, got int"):
         list(predictor.tag_many([*texts, "Paris", 3]))
-    monkeypatch.setattr(predict, "LENGTHS", (16,))
+    monkeypatch.setattr(programs, "LENGTHS", (16,))
     with pytest.raises(ValueError, match="texts 2 to 3: expected sentences of at most 16 tokens"):
         list(predictor.tag_many([f"{TEXT} {TEXT}", "Paris", "a " * 20]))
 
@@ -154,30 +155,30 @@ def test_strange_texts_are_tagged(predictor, name, tmp_path):
 
 
 def shapes(lengths, num_tags=17, batch_size=64):
-    return {(length, rows) for length, rows, _ in predict.plan(lengths, num_tags, batch_size)}
+    return {(length, rows) for length, rows, _ in plan(lengths, num_tags, batch_size)}
 
 
 def test_a_plan_holds_each_sentence_once_and_wastes_little():
     rng = np.random.default_rng(0)
     for count in (0, 1, 2, 3, 4, 5, 9, 33, 64, 65, 200):
         lengths = np.minimum(rng.geometric(0.04, count) - 1, 300).tolist()
-        plan = predict.plan(lengths, 17)
-        places = [place for _, _, places in plan for place in places]
+        batches = plan(lengths, 17)
+        places = [place for _, _, places in batches for place in places]
         assert sorted(places) == [place for place in range(count) if lengths[place]]
-        for length, rows, places in plan:
+        for length, rows, places in batches:
             assert rows < 2 * len(places) and len(places) <= rows
-            assert max(lengths[place] for place in places) <= length <= predict.LENGTHS[-1]
-            assert rows * length <= predict.MOST_TOKENS
+            assert max(lengths[place] for place in places) <= length <= LENGTHS[-1]
+            assert rows * length <= MOST_TOKENS
 
 
 def test_few_shapes_for_sentences_of_all_lengths_and_numbers():
     """At most three a length, and a length for each doubling: 33 over all that can be."""
     everything = set()
-    for length in predict.LENGTHS:
+    for length in LENGTHS:
         for count in range(1, 200):
             everything |= shapes([length] * count)
     assert len(everything) == 33
-    assert max(length * rows for length, rows in everything if rows > 1) == predict.MOST_TOKENS
+    assert max(length * rows for length, rows in everything if rows > 1) == MOST_TOKENS
     alone = {shape for length in range(1, 3001) for shape in shapes([length])}
     assert len(alone) == 11  # 16, 24, 32, 48, 64, 128 ... 4096
 
@@ -186,7 +187,7 @@ def test_batches_shrink_with_the_number_of_tags():
     assert shapes([16] * 64, num_tags=500) == {(16, 4)}
     assert shapes([16] * 64, num_tags=10**5) == {(16, 1)}
     for num_tags in (50, 100, 500):
-        assert all(length * rows * num_tags**2 <= predict.MOST_MOVES for length, rows in shapes([30] * 200, num_tags))
+        assert all(length * rows * num_tags**2 <= MOST_MOVES for length, rows in shapes([30] * 200, num_tags))
 
 
 def test_the_longest_sentence(small):
@@ -206,7 +207,7 @@ def test_padding_changes_no_tag_and_batches_neither(small):
     together, few = small.tag(sentences), small.tag_tokens(sentences[:3], batch_size=2)
     for words, whole, of_few in zip(sentences[:2], together, few, strict=False):
         inputs = jax.tree.map(jnp.asarray, small.encoder.encode([words], len(words)))
-        tags = np.asarray(small._infer(small.params, inputs)[0])[0]
+        tags = np.asarray(small._programs._full(small.params, inputs)[0])[0]
         alone = small.tag(words)[0]
         assert whole.tags == of_few.tags == alone.tags == tuple(small.encoder.tags.names[number] for number in tags)
         for other in (of_few, alone):
@@ -217,14 +218,14 @@ def test_padding_changes_no_tag_and_batches_neither(small):
 def test_a_larger_program_serves_until_a_shape_is_worth_its_own(monkeypatch):
     fields, encoder, params = make_tagger(characters=False)
     tagger = predict.Predictor(encoder, fields, params)
-    monkeypatch.setattr(predict, "WORTH_COMPILING", 20 * 64 * (24 - 16))  # twenty batches of 16 that are padded to 24
-    used, run = [], tagger._run
+    monkeypatch.setattr(programs, "WORTH_COMPILING", 20 * 64 * (24 - 16))  # twenty batches of 16 that are padded to 24
+    used, run = [], tagger._programs.run
 
-    def note(words, *program):
-        used.extend([program] * bool(words))  # without words it is only compiled
-        return run(words, *program)
+    def note(program, sentences):
+        used.extend([program] * bool(sentences))  # without sentences it is only compiled
+        return run(program, sentences)
 
-    monkeypatch.setattr(tagger, "_run", note)
+    monkeypatch.setattr(tagger._programs, "run", note)
 
     def tag(length, batches):
         used.clear()
@@ -232,18 +233,18 @@ def test_a_larger_program_serves_until_a_shape_is_worth_its_own(monkeypatch):
         assert len(used) == batches
         return tags, set(used)
 
-    rare, programs = tag(24, 1)
-    assert programs == {(24, 64, True)}
-    assert tag(24, predict.FEW_BATCHES) == (rare, programs)
-    tagger._compiling[24, 64].result()  # meanwhile, in the background
-    usual, programs = tag(24, 1)
-    assert programs == {(24, 64, False)} and usual == rare
-    padded, programs = tag(16, 10)
-    assert programs == {(24, 64, False)}
+    rare, chosen = tag(24, 1)
+    assert chosen == {(24, 64, True)}
+    assert tag(24, FEW_BATCHES) == (rare, chosen)
+    tagger._programs._compiling[24, 64, False].result()  # meanwhile, in the background
+    usual, chosen = tag(24, 1)
+    assert chosen == {(24, 64, False)} and usual == rare
+    padded, chosen = tag(16, 10)
+    assert chosen == {(24, 64, False)}
     assert tag(16, 11) == (padded, {(24, 64, False)})
-    tagger._compiling[16, 64].result()
-    own, programs = tag(16, 1)
-    assert programs == {(16, 64, False)} and own == padded
+    tagger._programs._compiling[16, 64, False].result()
+    own, chosen = tag(16, 1)
+    assert chosen == {(16, 64, False)} and own == padded
     used.clear()
     (alone,) = tagger.tag([["Paris"] * 16])
     assert used == [(16, 64, False)] and alone.tags == own  # what is there is quicker than a second of compilation
@@ -251,7 +252,7 @@ def test_a_larger_program_serves_until_a_shape_is_worth_its_own(monkeypatch):
     tagger.tag([["Paris"] * 30])
     tagger.tag([["Paris"] * 30])
     assert used == [(32, 1, True)] * 2  # nothing that is there is long enough
-    assert tag(48, predict.FEW_BATCHES + 1)[1] == {(48, 64, False)}  # many at once, and nothing there
+    assert tag(48, FEW_BATCHES + 1)[1] == {(48, 64, False)}  # many at once, and nothing there
 
 
 def resident_mib():
@@ -267,11 +268,11 @@ def soak(predictor, longest, seconds=None, texts=0):
     rng = np.random.default_rng(0)
     started, tokens, done = time.monotonic(), 0, 0
     # Every shape first: what is compiled stays.
-    for length in predict.LENGTHS[: 1 + np.searchsorted(predict.LENGTHS, longest)]:
-        for rows in predict.ROWS:
-            for _ in range(predict.FEW_BATCHES + 1):
-                predictor.tag([["Paris"] * length] * min(rows, max(predict.MOST_TOKENS // length, 1)))
-            for compiling in tuple(predictor._compiling.values()):
+    for length in LENGTHS[: 1 + np.searchsorted(LENGTHS, longest)]:
+        for rows in ROWS:
+            for _ in range(FEW_BATCHES + 1):
+                predictor.tag([["Paris"] * length] * min(rows, max(MOST_TOKENS // length, 1)))
+            for compiling in tuple(predictor._programs._compiling.values()):
                 compiling.result()
     memory = []
     while done < texts if seconds is None else time.monotonic() < started + seconds:
@@ -282,7 +283,8 @@ def soak(predictor, longest, seconds=None, texts=0):
         done += 1
         if done % 10 == 0 and Path("/proc/self/statm").exists():
             memory.append(resident_mib())
-    return done, tokens, predictor._infer._cache_size() + predictor._infer_quick._cache_size(), memory
+    compiled = sum(each._cache_size() for each in (predictor._programs._full, predictor._programs._quick))
+    return done, tokens, compiled, memory
 
 
 def check_soak(fields, encoder, params, longest, programs, **how):
@@ -319,14 +321,14 @@ def run(tmp_path_factory):
 
 def write_run(path, fields, encoder, params):
     with RunDirectory.create(path, "tagging", {}) as directory:
-        predict.write_tagger(directory.path, fields, encoder)
+        tagger_file.write_tagger(directory.path, fields, encoder)
         state = TrainState.create(apply_fn=build(fields).apply, params=params, tx=optax.sgd(0.1))
         directory.save(state.replace(step=jnp.ones((), jnp.int32)), 1, 1)
 
 
 def test_a_stored_tagger_is_the_one_that_was_written(run):
     fields, encoder, _ = make_tagger()
-    assert predict.read_tagger(run) == (fields, encoder)
+    assert tagger_file.read_tagger(run) == (fields, encoder)
     assert [len(sentence.tags) for sentence in predict.load(run, "latest").tag(TEXT)] == [8, 10]
 
 
@@ -369,8 +371,8 @@ def test_a_tagger_of_other_shapes_than_its_checkpoint_is_refused(run, tmp_path, 
     for part in run.iterdir():
         (other / part.name).symlink_to(part)
     (other / "tagger.json").unlink()
-    predict.write_tagger(other, {**fields, name: OTHERS[name]}, encoder)
-    assert predict.read_tagger(other)[0][name] == OTHERS[name] != fields[name]
+    tagger_file.write_tagger(other, {**fields, name: OTHERS[name]}, encoder)
+    assert tagger_file.read_tagger(other)[0][name] == OTHERS[name] != fields[name]
     with pytest.raises(ValueError, match=r"tagger\.json make no tagger: the parameters are another tagger's: "):
         predict.load(other, "latest")
 

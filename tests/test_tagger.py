@@ -189,7 +189,7 @@ def test_losses_are_negative_log_probabilities():
 
 def test_the_head_of_segments_is_a_distribution_over_legal_tags():
     """Of every sequence that BIO allows, by the losses of all of them: their sum, the best one, and entities' shares."""
-    from colnorm import predict
+    from colnorm import posteriors
     from colnorm.data.schemes import entities, to_bio
 
     rng, n, longest = np.random.default_rng(4), 4, 3
@@ -205,7 +205,7 @@ def test_the_head_of_segments_is_a_distribution_over_legal_tags():
     def compute(emissions):
         many, lengths = jnp.repeat(emissions, len(paths), 0), jnp.full(len(paths), n)
         one = emissions, head, lengths[:1]
-        return sentence_losses(many, head, paths, lengths), decode(*one), predict.posteriors(*one)
+        return sentence_losses(many, head, paths, lengths), decode(*one), posteriors.posteriors(*one)
 
     losses, best, found = jax.device_get(compute(emissions))
     fits = np.array([all(end - first <= longest for _, first, end in entities(path)) for path in names])
@@ -214,10 +214,10 @@ def test_the_head_of_segments_is_a_distribution_over_legal_tags():
     # An entity of four tokens is one of three and one of one.
     assert [names[int(np.argmin(abs(losses - losses[place]) + ~fits))][3] for place in np.flatnonzero(~fits)] == ["B-a", "B-b"]
     assert best[0].tolist() == paths[int(np.argmax(p * fits))].tolist()
-    of_best = predict.Labels.of_row(names[int(np.argmax(p * fits))], found, 0)
+    of_best = posteriors.Labels.of_row(names[int(np.argmax(p * fits))], found, 0)
     for entity in [("a", 0, 1), ("b", 1, 4), ("a", 1, 3), ("b", 3, 4)]:
         share = sum(p[place] for place in np.flatnonzero(fits) if entity in entities(names[place]))
-        np.testing.assert_allclose(predict.entity_posterior(TAGS, of_best, *entity), share, rtol=1e-4)
+        np.testing.assert_allclose(posteriors.entity_posterior(TAGS, of_best, *entity), share, rtol=1e-4)
 
 
 def test_a_constrained_tagger_writes_legal_tags_only(everything, apply):

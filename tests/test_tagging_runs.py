@@ -15,7 +15,7 @@ import pytest
 from seqeval.metrics import classification_report
 from tiny_training import interrupt
 
-from colnorm import cli, crf, predict
+from colnorm import cli, crf, posteriors, predict, tagger_file
 from colnorm.cli import tag
 from colnorm.data import conll, json_lines, sample, schemes
 from colnorm.run_directory import COUNTS, PREDICTIONS, RunDirectory
@@ -79,7 +79,7 @@ def test_a_run_holds_config_tagger_records_checkpoints_and_a_picture(whole, data
     assert 0.2 < records[0]["train_accuracy"] < records[-1]["train_accuracy"] < 1
     assert records[-1]["validation_loss"] < records[0]["validation_loss"]
     assert [record["compile_seconds"] > 0 for record in records] == [True, False, False]
-    fields, encoder = predict.read_tagger(whole)
+    fields, encoder = tagger_file.read_tagger(whole)
     assert fields["num_words"] == len(encoder.words)
     assert encoder.tags.names == conll.load(data).tag_names
     best = 1 + int(np.argmax([record["validation_micro_f1"] for record in records]))
@@ -280,7 +280,7 @@ def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path,
     more = ["--glove", str(tmp_path / "vectors.txt"), "--data", str(data), "--run", str(run), "--devices", "1"]
     assert train_command.main([*arguments, *more]) == 0
     assert f"vectors for {len(words)} of" in capsys.readouterr().out.replace("\n", " ")
-    assert predict.read_tagger(run)[0]["word_features"] == 7
+    assert tagger_file.read_tagger(run)[0]["word_features"] == 7
     assert cli.main(["evaluate", str(run)]) == 0
     assert "micro average" in capsys.readouterr().out
     evaluated = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
@@ -345,7 +345,7 @@ def assert_same_run(run, other):
 
     assert lasting(read_records(run)) == lasting(read_records(other))
     config = from_stored(TaggingConfig, RunDirectory.open(run).config, str(run))
-    fields, encoder = predict.read_tagger(run)
+    fields, encoder = tagger_file.read_tagger(run)
     template = tagging.make_state(config, build(fields), encoder, tagging.make_schedule(config, 1))
     for epoch in RunDirectory.open(run).epochs():
         states = []
@@ -449,7 +449,7 @@ def test_the_posterior_of_an_entity_is_its_share_of_sampled_paths(predictor):
     found = [{*schemes.entities([names[tag] for tag in path])} for path in np.asarray(paths)]
     ((_, labels),) = predictor._label([[predict.raw_text.Token(word, 0, 0) for word in words]])
     for span in [("per", 1, 3), ("geo", 4, 6), ("tim", 7, 8), ("per", 0, 3), ("org", 4, 5)]:
-        exact = predict.entity_posterior(predictor.encoder.tags.names, labels, *span)
+        exact = posteriors.entity_posterior(predictor.encoder.tags.names, labels, *span)
         share = np.mean([span in entities for entities in found])
         assert abs(share - exact) < 5 * np.sqrt(max(exact * (1 - exact), 1e-5) / draws), span
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from crf_cases import random_problem
 
-from colnorm import crf, predict, temperature
+from colnorm import crf, temperature
+from colnorm.posteriors import posteriors
 from colnorm.run_directory import TEMPERATURE, RunDirectory
 
 
@@ -34,7 +35,7 @@ def test_posteriors_are_those_of_divided_scores_and_tags_stay(kind):
     chain, emissions, _, lengths = random_problem(kind, 0)
     inside = np.arange(emissions.shape[1])[None, :, None] < lengths[:, None, None]
     chain, emissions = jax.tree.map(jnp.asarray, (chain, np.where(inside, emissions, 0)))
-    single, pair, _, entropy = jax.jit(predict.posteriors)(emissions, chain, jnp.asarray(lengths), 2.5)
+    single, pair, _, entropy = jax.jit(posteriors)(emissions, chain, jnp.asarray(lengths), 2.5)
     divided = jax.tree.map(lambda scores: scores / 2.5, (chain, emissions))
     np.testing.assert_allclose(single, crf.marginals(*divided, lengths), atol=2e-6)
     np.testing.assert_allclose(pair, crf.pairwise_marginals(*divided, lengths), atol=1e-6)
@@ -46,7 +47,7 @@ def test_posteriors_are_those_of_divided_scores_and_tags_stay(kind):
 
 def test_posteriors_without_a_chain_are_those_of_each_tag():
     emissions = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
-    alone, none, _, entropy = predict.posteriors(emissions, None, jnp.array([3, 1]), 2.5)
+    alone, none, _, entropy = posteriors(emissions, None, jnp.array([3, 1]), 2.5)
     np.testing.assert_allclose(alone, jax.nn.softmax(emissions / 2.5), rtol=1e-6)
     assert none is None
     np.testing.assert_allclose(entropy, -(alone * jnp.log(alone)).sum(-1).sum(1, where=np.arange(3) < [[3], [1]]), rtol=1e-5)

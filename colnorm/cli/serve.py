@@ -11,10 +11,11 @@ from pathlib import Path
 
 import uvicorn
 
-from colnorm import model_file, predict, process, server
+from colnorm import model_file, process, server
 from colnorm.cli.tag import find
+from colnorm.programs import LENGTHS
 
-SHORT = [length for length in predict.LENGTHS if length <= 48]
+SHORT = [length for length in LENGTHS if length <= 48]
 """Padded lengths of the sentences that people type."""
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from colnorm import Tagger, crf, optimizers, predict, temperature
+from colnorm import Tagger, crf, optimizers, temperature
 from colnorm.data import conll
 from colnorm.data.batching import Bucket, epoch_plan, evaluation_plan, make_buckets
 from colnorm.data.conll import Sentence, TaggingData
@@ -23,6 +23,9 @@ from colnorm.data.schemes import entities
 from colnorm.data.vocabulary import UNKNOWN
 from colnorm.files import write_json, write_text
 from colnorm.metrics import calibration, entity_counts, headline, precision_recall, tagging_metrics
+from colnorm.posteriors import Labels, Posteriors, entity_posterior
+from colnorm.posteriors import posteriors as posteriors_of
+from colnorm.predict import METRIC
 from colnorm.run_directory import (
     CALIBRATION,
     COUNTS,
@@ -35,6 +38,7 @@ from colnorm.run_directory import (
     RunDirectory,
 )
 from colnorm.tagger import apply, build, check_parameters, decode, sentence_losses, with_word_vectors
+from colnorm.tagger_file import read_tagger, write_tagger
 from colnorm.tasks import pictures
 from colnorm.tasks.configs import TaggingConfig
 from colnorm.training import Data, Engine, LossFn, Monitor, Sums, TrainState, create_state, take_batch
@@ -197,14 +201,12 @@ def make_predictor(config: TaggingConfig, model: Tagger, posteriors: bool = Fals
     names = np.array(model.tag_names)
 
     @jax.jit
-    def step(
-        params: Any, data: Data, indices: jax.Array, degree: float
-    ) -> tuple[jax.Array, jax.Array, predict.Posteriors | None]:
+    def step(params: Any, data: Data, indices: jax.Array, degree: float) -> tuple[jax.Array, jax.Array, Posteriors | None]:
         batch = take_batch(data, indices)
         lengths = batch["lengths"]
         emissions, chain = apply(model, params, batch)
         losses = sentence_losses(emissions, chain, batch["tags"], lengths)
-        found = predict.posteriors(emissions, chain, lengths, degree) if posteriors else None
+        found = posteriors_of(emissions, chain, lengths, degree) if posteriors else None
         return decode(emissions, chain, lengths), losses, found
 
     def run(params: Any, split: Split, degree: float = 1.0) -> Predicted:
@@ -221,9 +223,9 @@ def make_predictor(config: TaggingConfig, model: Tagger, posteriors: bool = Fals
                     tags = tuple(names[decoded[row, :length]].tolist())
                     result.tags[place], result.losses[place] = tags, losses[row]
                     if posteriors:
-                        labels = predict.Labels.of_row(tags, found, row)
+                        labels = Labels.of_row(tags, found, row)
                         result.entities[place] = [
-                            (*entity, predict.entity_posterior(model.tag_names, labels, *entity)) for entity in entities(tags)
+                            (*entity, entity_posterior(model.tag_names, labels, *entity)) for entity in entities(tags)
                         ]
         return result
 
@@ -239,7 +241,7 @@ class TaggingTask:
 
     name: ClassVar[str] = "tagging"
     config_type: ClassVar[type] = TaggingConfig
-    metric: ClassVar[str] = predict.METRIC
+    metric: ClassVar[str] = METRIC
     columns: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "accuracy")
     curves: ClassVar[pictures.Curves] = {
         "loss": {"train": "train_loss", "validation": "validation_loss"},
@@ -261,7 +263,7 @@ class TaggingTask:
         )
         self.vectors: Vectors | None = None
         if run is not None:
-            self.fields, self.encoder = predict.read_tagger(run.path)
+            self.fields, self.encoder = read_tagger(run.path)
         else:
             self.encoder = make_encoder(config, self.data)
             if config.glove is not None:
@@ -302,12 +304,12 @@ class TaggingTask:
         return make_state(self.config, self.model, self.encoder, schedule, self.vectors)
 
     def save(self, run: RunDirectory) -> None:
-        predict.write_tagger(run.path, self.fields, self.encoder)
+        write_tagger(run.path, self.fields, self.encoder)
         if self.vectors is not None:
             write_json(run.file(COVERAGE), self.vectors.coverage._asdict())
 
     def check(self, run: RunDirectory) -> None:
-        if run.epochs() and predict.read_tagger(run.path) != (self.fields, self.encoder):
+        if run.epochs() and read_tagger(run.path) != (self.fields, self.encoder):
             sources = self.config.data + (f" with {self.config.glove}" if self.config.vector_words else "")
             raise ValueError(f"{sources} is not the data that {run.path} was begun with: other words, characters or tags")
 
