@@ -99,6 +99,7 @@ def test_a_comparison_finds_what_differs():
         assert not correctness.agrees(correctness.compare(one, wrong))
 
 
+@pytest.mark.slow
 def test_cases_are_compared_with_a_file_and_differences_are_an_error(tmp_path, capsys):
     saved, output = tmp_path / "saved.npz", tmp_path / "compared.json"
     chosen = ["--cases", "score", "InstanceNorm,"]

@@ -48,6 +48,7 @@ def test_a_shared_scope_keeps_the_parameters_at_the_top(variables):
     jax.tree.map(np.testing.assert_array_equal, shared, variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kinds", "longest", "block"), [(2, 1, 256), (5, 2, 3), (6, 4, 8), (20, L, 8)])
 def test_words_at_once_are_words_one_by_one(kinds, longest, block, variables, monkeypatch):
     """Values and gradients, in one block and in several, of words a quarter, a half and all of the padded length long."""

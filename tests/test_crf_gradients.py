@@ -43,6 +43,7 @@ def second_derivatives(chain, emissions, lengths, direction, pair_weights):
     return {name: jax.grad(scalar, (0, 1))(chain, emissions) for name, scalar in scalars.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_second_derivatives_are_covariances_over_every_path(x64, kind):
     rng = np.random.default_rng(0)

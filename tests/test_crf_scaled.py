@@ -236,6 +236,7 @@ def test_the_second_call_does_not_compile_again():
     assert function._cache_size() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tags", [scaled.MOST_TAGS_A_POSITION, scaled.MOST_TAGS_A_POSITION + 1])
 def test_the_gradient_of_many_moves_is_the_sum_of_their_posteriors(tags):
     """On both sides of where one product a position becomes one over all."""

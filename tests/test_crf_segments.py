@@ -101,6 +101,7 @@ def second_derivatives(chain, emissions, spans, lengths, direction, of_spans):
     return {name: named(*jax.grad(scalar, (0, 1, 2))(chain, emissions, spans)) for name, scalar in scalars.items()}
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_covariances_over_every_segmentation(x64):
     rng = np.random.default_rng(0)
     for kind, seed in [draw for draw in DRAWS if draw[1] < 2]:

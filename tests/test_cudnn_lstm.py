@@ -22,6 +22,7 @@ def reference(x, h, c, weights, lengths, inputs, features, layers, dropout, bidi
     return rnn.lstm_ref(x, h, c, *unpacked, lengths, inputs, features, layers, dropout, bidirectional)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [None, [7, 1, 3, 6, 2]])
 def test_outputs_and_gradients_are_ours(lengths, monkeypatch):
     monkeypatch.setattr(rnn, "lstm", reference)

@@ -64,6 +64,7 @@ def test_the_crf_is_exported_with_open_shapes(name, tmp_path):
             np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_emissions_of_a_tagger_are_exported_with_open_shapes(tmp_path):
     fields, encoder, params = make_tagger()
     model = build(fields)

@@ -38,6 +38,7 @@ def check(reports, count):
         assert report.peak < 64e6  # of files of at most 100 kB
 
 
+@pytest.mark.slow
 def test_damaged_files_are_read_or_refused():
     check(run(200), 200)
 

@@ -306,6 +306,7 @@ def test_a_full_disk_is_one_line_and_with_room_training_goes_on(whole, template,
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.slow
 def test_records_that_are_cut_are_refused_and_the_checkpoints_stay(whole, tmp_path, capsys):
     run = shutil.copytree(whole, tmp_path / "run")
     (run / "metrics.jsonl").write_text("")
@@ -400,7 +401,7 @@ def test_evaluation_says_what_both_ways_of_an_image_come_to(whole, tmp_path, cap
         assert written["splits"][name]["accuracy_mirrored"] == pytest.approx(right, abs=1.5 / len(split.labels))
 
 
-@pytest.mark.parametrize("normalization", ["bn", "nn"])
+@pytest.mark.parametrize("normalization", ["bn", pytest.param("nn", marks=pytest.mark.slow)])
 def test_a_network_begins_as_its_config_says(normalization):
     begin = {"whiten": True, "zero_residual": True, "average_decay": 0.9}
     usually = {name: getattr(ImageConfig(), name) for name in begin}

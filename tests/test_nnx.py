@@ -59,6 +59,7 @@ def test_statistics_go_through_the_bridge():
     np.testing.assert_allclose(layer(X, use_running_average=True), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_tagger_of_bridged_layers_learns():
     class Tagger(nnx.Module):
         def __init__(self, rngs):

@@ -48,9 +48,9 @@ def assert_equal(ours, theirs):
     [
         pytest.param("resnet", "bin", Sharded, marks=pytest.mark.slow),
         ("tiny", "bn", Sharded),
-        ("tiny", "bn", Parallel),
-        ("tiny", "gn", Sharded),
-        ("tiny", "flax_bn", Sharded),
+        pytest.param("tiny", "bn", Parallel, marks=pytest.mark.slow),
+        pytest.param("tiny", "gn", Sharded, marks=pytest.mark.slow),
+        pytest.param("tiny", "flax_bn", Sharded, marks=pytest.mark.slow),
     ],
 )
 def test_four_devices_train_as_one_does(network, normalization, kind):
@@ -172,6 +172,7 @@ def test_a_scan_needs_its_data_on_the_devices():
         sharded(1, scan=True, stream=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("make", [partial(sharded, 1), partial(sharded, 4), partial(pmapped, 4)])
 def test_the_second_step_does_not_compile_again(make, scan, caplog):

@@ -215,6 +215,7 @@ def test_padding_changes_no_tag_and_batches_neither(small):
             np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_larger_program_serves_until_a_shape_is_worth_its_own(monkeypatch):
     fields, encoder, params = make_tagger(characters=False)
     tagger = predict.Predictor(encoder, fields, params)
@@ -299,6 +300,7 @@ def check_soak(fields, encoder, params, longest, programs, **how):
         assert np.median(second) < np.median(first) + 30 and max(second) < max(first) + 60
 
 
+@pytest.mark.slow
 def test_hundreds_of_texts_take_no_more_programs_and_memory():
     check_soak(*make_tagger(characters=False), 24, 5, texts=400)
 
@@ -452,6 +454,7 @@ def test_a_tagger_is_given_characters_or_their_states():
         apply(build(fields), params, jax.tree.map(jnp.asarray, arrays))
 
 
+@pytest.mark.slow
 def test_of_a_long_word_no_more_is_kept_than_is_read():
     fields, encoder, params = make_tagger()
     spellings = Spellings(build(fields), params, encoder)

@@ -21,6 +21,8 @@ from colnorm.resnet import ResidualBlock
 
 IMAGES, LABELS = random_images((4, 8, 8, 3)), np.array([0, 3, 9, 1])
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+# Gradients take long to compile.
+BN_AND_SLOW_OTHERS = [name if name == "bn" else pytest.param(name, marks=pytest.mark.slow) for name in NORMALIZATIONS]
 
 
 def count(tree):
@@ -133,7 +135,7 @@ def test_after_the_addition_a_norm_stands_before_every_activation(normalization)
         np.testing.assert_allclose(last.std((0, 1, 2)), norm["scale"], rtol=1e-3)
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("normalization", BN_AND_SLOW_OTHERS)
 def test_with_zero_residual_blocks_begin_as_their_shortcuts(normalization):
     model, plain = resnet(normalization, 2, zero_residual=True), resnet(normalization, 2)
     with jax.numpy_dtype_promotion("standard"):
@@ -219,7 +221,7 @@ def test_kernels_are_drawn_with_he_variance_and_the_rest_starts_neutral():
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("normalization", BN_AND_SLOW_OTHERS)
 def test_a_step_has_finite_non_zero_gradients_in_every_parameter_and_lowers_the_loss(normalization):
     model = resnet(normalization)
     variables = random_variables(model)

@@ -123,6 +123,7 @@ def test_resume_takes_the_checkpoint_before_a_damaged_one_and_keeps_that(tmp_pat
     RunDirectory.create(tmp_path / "run", "toy", CONFIG, overwrite=True)  # damaged/ is of the run
 
 
+@pytest.mark.slow
 def test_without_a_good_checkpoint_resume_says_so_and_touches_nothing(tmp_path):
     make_run(tmp_path / "run", [0.5, 0.9, 0.6])
     for epoch in (2, 3):
@@ -133,6 +134,7 @@ def test_without_a_good_checkpoint_resume_says_so_and_touches_nothing(tmp_path):
     assert everything(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lost", "message"),
     [
@@ -339,6 +341,7 @@ NAMES = ["lr[0.1]", "a b", " a ", "a#b?c", "*", "%20", "back\\slash", "new\nline
 NAMES += ["a:b;c", "{a}", "'", '"', "surrogate\udc80", "<b>", "|", "~", "x" * 200, ".", "a//b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_may_have_any_name(tmp_path, name):
     run = make_run(tmp_path / name / "run", [0.5, 0.9])

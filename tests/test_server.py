@@ -155,6 +155,7 @@ def test_requests_that_come_meanwhile_share_a_batch():
     assert batches == [["first"], ["a", "b", "bad"], ["a", "b"], ["bad"], [], ["x" * 30]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -168,11 +169,13 @@ def test_what_cannot_be_served(model, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken(port, model, capsys):
     assert cli.main(["serve", "--model", str(model), "--port", str(port)]) == 1
     assert f"can't listen at 127.0.0.1, port {port}: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_ends_when_it_is_told_to(model):
     with serving(model) as (process, _):
         process.send_signal(signal.SIGINT)

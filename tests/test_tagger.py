@@ -235,6 +235,7 @@ def test_a_constrained_tagger_writes_legal_tags_only(everything, apply):
     assert np.isfinite(free.apply({"params": params}, **INPUTS)[1].transitions).all()
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32(everything):
     model, variables = everything
     exact, _ = model.apply(variables, **INPUTS)

@@ -129,6 +129,7 @@ def test_the_loss_counts_the_correct_tokens(data, predictor):
     assert sums["correct"] == sum(gold == found for gold, found in pairs) and sums["tokens"] == len(pairs)
 
 
+@pytest.mark.slow
 def test_rare_words_are_dropped_at_their_rates(data, predictor):
     """And in a step, where nothing else is drawn, as if the sentence had the unknown word."""
     rates, words = jnp.asarray([0.0, 0.0, 0.2, 1.0]), jnp.tile(jnp.asarray([0, 1, 2, 3]), (4000, 1))
@@ -294,6 +295,7 @@ def test_a_softmax_tagger_trains_from_vectors_evaluates_and_tags(data, tmp_path,
     assert not (run / "transitions.png").exists()
 
 
+@pytest.mark.slow
 def test_a_tagger_of_segments_trains_evaluates_and_tags(data, tmp_path, capsys, monkeypatch):
     """With the commands of the package, which keep a run under the name of its data."""
     monkeypatch.chdir(tmp_path)
@@ -376,6 +378,7 @@ def test_an_interrupted_run_says_how_to_go_on(data, tmp_path):
     assert f"--resume --run {run}" in errors
 
 
+@pytest.mark.slow
 def test_resume_refuses_other_data(whole, data, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()

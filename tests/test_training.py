@@ -170,6 +170,7 @@ def test_randomness_is_a_function_of_seed_and_step():
     assert first != loss(state.replace(seed=jnp.asarray(1, jnp.uint32)))
 
 
+@pytest.mark.slow
 def test_seeds_train_together_under_vmap():
     data, states = make_data(), [make_state(seed) for seed in (0, 1)]
     kernels = [state.params["dense"]["kernel"] for state in states]
