@@ -75,9 +75,11 @@ class ResidualBlock(nn.Module):
         y = conv(x, self.features, self.stride, self.normalization, self.dtype, "1")
         y = norm(y, self.normalization, "1")
         second = self.normalization
-        if self.zero_residual and second is not None:
+        # A channel without a shortcut would be 0 everywhere, at which a relu has no gradient: it would never learn.
+        zero = self.zero_residual and not missing
+        if zero and second is not None:
             second = partial(second, scale_init=nn.initializers.zeros)
-        kernel_init = nn.initializers.zeros if self.zero_residual and second is None else HE
+        kernel_init = nn.initializers.zeros if zero and second is None else HE
         y = conv(nn.relu(y), self.features, 1, second, self.dtype, "2", kernel_init)
         if self.norm_placement == "after_addition":
             return norm(y + shortcut, second, "2")
@@ -100,8 +102,8 @@ class ResNet(nn.Module):
         al. 2016, Identity mappings, https://arxiv.org/abs/1603.05027, which finds it worse at a rate of 0.1). Parameters
         have the same names and shapes under both. Without a normalization both are the same function.
       num_groups: of ``gn``; must divide 16.
-      zero_residual: each block begins as its shortcut: the scale of its second norm (Goyal et al., 2017,
-        https://arxiv.org/abs/1706.02677) or, without a normalization, its second kernel (Zhang et al., 2019,
+      zero_residual: each block that keeps its channels begins as its shortcut: the scale of its second norm (Goyal et al.,
+        2017, https://arxiv.org/abs/1706.02677) or, without a normalization, its second kernel (Zhang et al., 2019,
         https://arxiv.org/abs/1901.09321) is 0 at first. Only with the norm before the addition.
 
     Convolutions are 3x3 with padding 1 on both sides (Flax's SAME pads one side only at stride 2, another function);

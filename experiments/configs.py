@@ -42,7 +42,7 @@ class ImageConfig:
     """Pixels of a side."""
 
     zero_residual: bool = False
-    """Each block begins as its shortcut: its last norm's scale, without a norm its last kernel, is 0 at first."""
+    """Blocks that keep their channels begin as their shortcuts: the last norm's scale, without a norm the last kernel, is 0."""
     whiten: bool = False
     """Begin with first filters that whiten the patches of the training images."""
 

@@ -411,7 +411,7 @@ def test_a_network_begins_as_its_config_says(normalization):
     first = images.standardize(ours.data.train.images, ours.data.mean, ours.data.std)
     np.testing.assert_array_equal(state.params["conv"]["kernel"], whitening_kernel(np.asarray(first), 16))
     assert not np.any(
-        state.params["stage2_block1"]["conv2" if normalization == "nn" else "norm2"][("kernel", "scale")[normalization == "bn"]]
+        state.params["stage1_block1"]["conv2" if normalization == "nn" else "norm2"][("kernel", "scale")[normalization == "bn"]]
     )
     np.testing.assert_array_equal(
         state.params["stage2_block1"]["conv1"]["kernel"], usual.params["stage2_block1"]["conv1"]["kernel"]
