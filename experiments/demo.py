@@ -50,7 +50,6 @@ def train_images() -> list[Path]:
             data="digits",
             n=1,
             epochs=6,
-            small_epochs=0,
             warmup_epochs=1,
             batch_size=32,
             flip=False,

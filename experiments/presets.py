@@ -108,10 +108,6 @@ _MODERN = ImageConfig(
     crop_padding=2,
     flip=True,
     alternate_flips=True,
-    small_epochs=8,
-    zero_residual=True,
-    whiten=True,
-    norm_bias_multiplier=8.0,
     label_smoothing=0.05,
     patience=None,
 )
@@ -122,20 +118,18 @@ def _modern(normalization: Any, learning_rate: float, **more: Any) -> Preset:
     return Preset(f"modern_{normalization}", config, f"{normalization}, today's recipe", "modern")
 
 
-_MODERN_BN = _modern("bn", 0.3)
+_MODERN_BN = _modern("bn", 0.2)
 _IMAGES += [
     _modern("nn", 0.02, clip_global_norm=1.0),
     _MODERN_BN,
     _modern("in", 0.1),
-    _modern("bin", 0.3, gate_multiplier=10.0),
+    _modern("bin", 0.2, gate_multiplier=10.0),
     _modern("ln", 0.1, clip_global_norm=1.0),
     _modern("gn", 0.1, clip_global_norm=1.0),
-    _modern("flax_bn", 0.3),
+    _modern("flax_bn", 0.2),
     Preset(
         "modern_bn_200",
-        dataclasses.replace(
-            _MODERN_BN.config, epochs=200, warmup_epochs=5, small_epochs=0, crop_padding=4, label_smoothing=0.1
-        ),
+        dataclasses.replace(_MODERN_BN.config, epochs=200, warmup_epochs=5, crop_padding=4, label_smoothing=0.1),
         "bn, today's recipe over 200 epochs",
         "modern",
     ),
@@ -143,13 +137,13 @@ _IMAGES += [
 
 # Each idea of the recipe left out, and each that it does without put in.
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "no_whitening": ("first filters at random", {"whiten": False}),
-    "no_zero_residual": ("blocks begin at random", {"zero_residual": False}),
-    "no_bias_rate": ("norm biases at the rate of the rest", {"norm_bias_multiplier": 1.0}),
     "random_flips": ("flips at random instead of in turn", {"alternate_flips": False}),
-    "full_size": ("full-sized images from the first epoch on", {"small_epochs": 0}),
     "crop4": ("moved by up to 4 pixels instead of 2", {"crop_padding": 4}),
     "no_smoothing": ("no label smoothing", {"label_smoothing": 0.0}),
+    "whitening": ("first filters that whiten patches", {"whiten": True}),
+    "zero_residual": ("blocks begin as their shortcuts", {"zero_residual": True}),
+    "bias_rate": ("norm biases at eight times the rate", {"norm_bias_multiplier": 8.0}),
+    "small_images": ("images of 24 pixels in the first 8 epochs", {"small_epochs": 8}),
     "cut_out": ("squares of 8 pixels cut out", {"cut_out": 8}),
     "average": ("parameters averaged over about 1,000 steps", {"average_decay": 0.999}),
 }
