@@ -46,13 +46,7 @@ def train_images() -> list[Path]:
     for variant in VARIANTS:
         # The modern recipe without mirrored images: a mirrored 2 is no digit.
         config = dataclasses.replace(
-            PRESETS[f"modern_{variant}"].config,
-            data="digits",
-            n=1,
-            epochs=6,
-            warmup_epochs=1,
-            batch_size=32,
-            flip=False,
+            PRESETS[f"modern_{variant}"].config, data="digits", n=1, epochs=6, warmup_epochs=1, batch_size=32, flip=False
         )
         runs.append(train(TASKS["images"], config, RUNS / variant, overwrite=True))
         evaluate.evaluate(evaluate.Command(runs[-1]), quiet=True)

@@ -83,7 +83,7 @@ def make_loss(config: ImageConfig, data: images.ImageData, axis_name: str | None
     mirror image gets right.
     """
     model = make_model(config, data.num_classes, axis_name)
-    flip = config.flip and not config.alternate_flips  # else the images come mirrored
+    flip = config.flip and not takes_turns(config)  # else the images come mirrored
 
     def loss_fn(variables: Mapping[str, Any], batch: Data, key: jax.Array, train: bool) -> tuple[Sums, Any]:
         pixels, labels, weights = batch["images"], batch["labels"], batch["weights"]
@@ -113,10 +113,15 @@ def make_loss(config: ImageConfig, data: images.ImageData, axis_name: str | None
     return loss_fn
 
 
+def takes_turns(config: ImageConfig) -> bool:
+    """Whether epochs take turns with what they mirror."""
+    return config.flip and config.alternate_flips
+
+
 def training_arrays(config: ImageConfig, data: images.ImageData) -> list[dict[str, np.ndarray]]:
     """The training data in the forms that epochs need: which of them one takes, :func:`part_of` says."""
     pixels, labels = data.train
-    versions = images.mirrored_halves(pixels, config.seed) if config.flip and config.alternate_flips else (pixels,)
+    versions = images.mirrored_halves(pixels, config.seed) if takes_turns(config) else (pixels,)
     full = [{"images": version, "labels": labels} for version in versions]
     if not config.small_epochs:
         return full
@@ -125,7 +130,7 @@ def training_arrays(config: ImageConfig, data: images.ImageData) -> list[dict[st
 
 def part_of(config: ImageConfig, epoch: int) -> int:
     """The number of :func:`training_arrays` that an epoch, from 1, trains on."""
-    versions = 2 if config.flip and config.alternate_flips else 1
+    versions = 1 + takes_turns(config)
     return epoch % versions + (versions if epoch <= config.small_epochs else 0)
 
 
