@@ -1,11 +1,13 @@
-"""Learning-rate schedules in epochs; stochastic gradient descent and Adam as PyTorch defines them, with rules per parameter."""
+"""Learning-rate schedules in epochs; SGD and Adam as PyTorch defines them, with rules per parameter; Muon for convolutions."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
 
 def constant(learning_rate: float) -> optax.Schedule:
@@ -195,6 +197,64 @@ def adam(
     if weight_decay:
         steps.append(optax.add_decayed_weights(weight_decay, mask=decays))
     return optax.chain(*steps, optax.scale_by_learning_rate(schedule))
+
+
+def muon(
+    schedule: optax.Schedule,
+    others: optax.GradientTransformation,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+    """Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/) for convolution kernels, ``others`` for the rest.
+
+    A kernel of shape (height, width, in, out) is read as a matrix with a column for each output channel. With gradient g,
+    parameter p and moment m (0 at first), at step n from 1::
+
+        m <- momentum * m + (1 - momentum) * g
+        u = momentum * m / (1 - momentum^(n+1)) + (1 - momentum) * g / (1 - momentum^n)
+        p <- p - learning_rate * (orthogonalize(u) + weight_decay * p)
+
+    ``orthogonalize`` moves the singular values of u / |u| to between about 0.7 and 1.2 by five Newton-Schulz steps, but for
+    those that are close to 0. So each step changes what a layer does equally in all directions, however long its gradient.
+    For a kernel with more output than input values the step is longer by the root of their ratio.
+
+    Args:
+      schedule: step -> learning rate of the convolution kernels: parameters of four dimensions.
+      others: what updates all other parameters.
+      momentum: fraction of the moment kept at each step.
+      weight_decay: coefficient of the kernels' decoupled decay, in units of the learning rate.
+
+    Returns:
+      An optax transformation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from colnorm import optimizers
+      >>> tx = optimizers.muon(optimizers.constant(0.1), optimizers.sgd(optimizers.constant(0.5)))
+      >>> params = {"kernel": jnp.zeros((1, 1, 3, 3)), "bias": jnp.zeros(2)}
+      >>> gradients = {"kernel": 7 * jnp.eye(3)[None, None], "bias": jnp.ones(2)}
+      >>> updates, state = tx.update(gradients, tx.init(params), params)
+      >>> round(float(updates["kernel"][0, 0, 2, 2]), 2)  # about the learning rate, however long the gradient
+      -0.07
+      >>> updates["bias"].tolist()
+      [-0.5, -0.5]
+    """
+    axes = contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+
+    def labels(params: Any) -> Any:
+        return jax.tree.map(lambda param: "kernel" if jnp.ndim(param) == 4 else "other", params)
+
+    def lengthen(updates: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda update: update * max(1.0, update.shape[-1] / math.prod(update.shape[:-1])) ** 0.5, updates)
+
+    kernels = optax.chain(
+        contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: axes, updates)),
+        optax.stateless(lengthen),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(schedule),
+    )
+    return optax.partition({"kernel": _with_standard_promotion(kernels), "other": others}, labels)
 
 
 def _with_standard_promotion(transformation: optax.GradientTransformation) -> optax.GradientTransformation:

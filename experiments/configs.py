@@ -66,6 +66,10 @@ class ImageConfig:
     """Nesterov momentum."""
     weight_decay: NotNegative = 1e-4
     """L2 coefficient, added to the gradient."""
+    muon_learning_rate: Positive | None = None
+    """Train convolution kernels by Muon, at this learning rate and in the same schedule; None trains all by SGD."""
+    muon_weight_decay: NotNegative = 0.0
+    """Of Muon: decoupled, in units of the learning rate."""
     decay_vectors: bool = True
     """Decay biases, scales and gates too, as PyTorch's SGD does."""
     gate_multiplier: Positive = 1.0

@@ -63,8 +63,8 @@ def make_monitor(config: ImageConfig) -> Monitor:
 
 
 def make_optimizer(config: ImageConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD with the config's numbers."""
-    return optimizers.sgd(
+    """SGD with the config's numbers, or Muon for convolution kernels and SGD for the rest."""
+    sgd = optimizers.sgd(
         schedule,
         momentum=config.momentum,
         nesterov=config.nesterov,
@@ -73,6 +73,12 @@ def make_optimizer(config: ImageConfig, schedule: optax.Schedule) -> optax.Gradi
         clip_global_norm=config.clip_global_norm,
         gate_multiplier=config.gate_multiplier,
         norm_bias_multiplier=config.norm_bias_multiplier,
+    )
+    if config.muon_learning_rate is None:
+        return sgd
+    ratio = config.muon_learning_rate / config.learning_rate
+    return optimizers.muon(
+        lambda step: ratio * schedule(step), sgd, momentum=config.momentum, weight_decay=config.muon_weight_decay
     )
 
 

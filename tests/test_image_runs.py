@@ -539,6 +539,12 @@ def test_what_presets_decay_and_how_fast_gates_learn(name):
     for (path, before), leaf in zip(jax.tree_util.tree_leaves_with_path(decayed), jax.tree.leaves(moved), strict=True):
         kind = path[-1].key
         seen.add(kind)
+        if leaf.ndim == 4 and config.muon_learning_rate is not None:  # all ones have one singular value; it becomes about 1
+            muon_rate, muon_decay = config.muon_learning_rate, config.muon_weight_decay
+            np.testing.assert_allclose(before, -muon_rate * muon_decay, rtol=1e-5, err_msg=str(path))
+            length = jnp.linalg.norm(leaf + muon_rate * muon_decay)
+            assert 0.65 * muon_rate < length < 1.25 * muon_rate, path
+            continue
         decays = name == "bin" or kind == "kernel"
         times = {"gate": 10, "bias": config.norm_bias_multiplier}.get(kind, 1) if name == "modern_bin" else 1
         times = 1 if path[0].key == "classifier" else times

@@ -76,6 +76,62 @@ def test_sgd_is_its_definition(options):
             np.testing.assert_allclose(params[outer][inner], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+def test_muon_is_its_definition():
+    """Singular values, in float64, sent through the quintic that five Newton-Schulz steps are on each of them."""
+    momentum, decay = 0.8, 0.1
+    steps = run(
+        optimizers.muon(
+            optimizers.step_decay(0.3, 0.1, (1,), 3),
+            optimizers.sgd(optimizers.constant(0.1)),
+            momentum=momentum,
+            weight_decay=decay,
+        )
+    )
+    others = reference()
+    kernel, moment = draw(0)["conv"]["kernel"].astype(np.float64).reshape(-1, 4), np.zeros((18, 4))
+    for number, params in enumerate(steps):
+        gradient = gradients(number)["conv"]["kernel"].astype(np.float64).reshape(-1, 4)
+        moment = momentum * moment + (1 - momentum) * gradient
+        ahead = momentum * moment / (1 - momentum ** (number + 2)) + (1 - momentum) * gradient / (1 - momentum ** (number + 1))
+        left, values, right = np.linalg.svd(ahead, full_matrices=False)
+        values = values / np.sqrt(np.sum(values**2))
+        for _ in range(5):
+            values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+        assert 0.6 < values.min() and values.max() < 1.3
+        rate = 0.3 if number < 3 else 0.03
+        kernel = kernel - rate * (left * values @ right + decay * kernel)
+        np.testing.assert_allclose(params["conv"]["kernel"].reshape(-1, 4), kernel, rtol=1e-4, atol=1e-5)
+        for (outer, inner), value in others[number].items():
+            if outer != "conv":
+                np.testing.assert_allclose(params[outer][inner], value, rtol=1e-5, atol=1e-5, err_msg=f"{outer}/{inner}")
+
+
+def test_muon_takes_longer_steps_where_more_comes_out_than_goes_in():
+    tx = optimizers.muon(optimizers.constant(1.0), optimizers.sgd(optimizers.constant(1.0)))
+    for outs in (1, 2, 8):
+        params = {"kernel": jnp.zeros((1, 1, 2, outs))}
+        updates, _ = tx.update({"kernel": jnp.asarray(np.eye(2, outs)[None, None])}, tx.init(params), params)
+        values = np.linalg.svd(updates["kernel"][0, 0], compute_uv=False)
+        low, high = np.array([0.65, 1.25]) * max(1, outs / 2) ** 0.5
+        assert low < values.min() and values.max() < high, outs
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-6, 1e6, 1e15])
+def test_muon_heeds_no_length(scale):
+    """Its steps are as long for any gradient that isn't lost to float32, and none for none."""
+    tx = optimizers.muon(optimizers.constant(1.0), optimizers.sgd(optimizers.constant(1.0)))
+    gradient = jax.tree.map(jnp.asarray, {"kernel": gradients(1)["conv"]["kernel"]})
+    params = jax.tree.map(jnp.zeros_like, gradient)
+    expected, _ = tx.update(gradient, tx.init(params), params)
+    updates, _ = tx.update(jax.tree.map(lambda g: scale * g, gradient), tx.init(params), params)
+    if scale == 0:
+        assert not np.any(updates["kernel"])
+    elif scale > 1e-8:
+        np.testing.assert_allclose(updates["kernel"], expected["kernel"], rtol=0.02, atol=0.02)
+    else:
+        assert np.all(np.isfinite(updates["kernel"]))
+
+
 def test_sgd_follows_the_schedule():
     tx = optimizers.sgd(optimizers.step_decay(0.2, 0.1, (1, 2), 2), weight_decay=0.1)
     expected = reference(rate=lambda step: 0.2 * 0.1 ** min(step // 2, 2), weight_decay=0.1)

@@ -28,6 +28,7 @@ CONFIG = ImageConfig(
     small_epochs=1,
     small_size=6,
     norm_bias_multiplier=2.0,
+    muon_learning_rate=0.02,
     average_decay=0.9,
     epochs=3,
     devices=1,

@@ -1,4 +1,4 @@
-"""SGD and Adam against torch.optim's SGD and AdamW, step by step, with clipping and schedules."""
+"""SGD, Adam and Muon against torch.optim's SGD, AdamW and Muon, step by step, with clipping and schedules."""
 
 import jax
 import numpy as np
@@ -109,3 +109,27 @@ def test_adam(options):
         weight_decay=options.get("weight_decay", 0.0),
     )
     assert_same(ours, theirs, rtol=1e-5, atol=1e-5 if "clip_global_norm" in options else 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 16, 32), (3, 3, 3, 16), (1, 1, 4, 16), (3, 3, 1, 40)], ids=str)
+@pytest.mark.parametrize("options", [{"momentum": 0.0}, {"momentum": 0.9}, {"momentum": 0.95, "weight_decay": 0.1}], ids=str)
+def test_muon(options, shape, monkeypatch):
+    """PyTorch's works in bfloat16, and doesn't correct the bias of its first moments: steps without gradient wear that off."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal(shape).astype(np.float32)
+    flat = torch.nn.Parameter(torch.tensor(kernel.reshape(-1, shape[-1]).T.copy()))
+    optimizer = torch.optim.Muon([flat], 0.1, **{"weight_decay": 0.0, **options})
+    tx = optimizers.muon(optimizers.constant(0.1), optimizers.sgd(optimizers.constant(0.1)), **options)
+    update = jax.jit(tx.update)
+    params = {"kernel": kernel}
+    state = tx.init(params)
+    for step in range(206):
+        gradient = (step >= 200) * rng.standard_normal(shape).astype(np.float32)
+        flat.grad = torch.tensor(gradient.reshape(-1, shape[-1]).T.copy())
+        optimizer.step()
+        updates, state = update({"kernel": gradient}, state, params)
+        params = jax.tree.map(np.add, params, updates)
+    theirs = flat.detach().numpy().T.reshape(shape)
+    np.testing.assert_allclose(params["kernel"], theirs, rtol=1e-3, atol=1e-3)
+    assert np.max(np.abs(theirs - kernel)) > 0.05
