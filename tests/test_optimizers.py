@@ -97,7 +97,7 @@ def test_muon_is_its_definition():
         values = values / np.sqrt(np.sum(values**2))
         for _ in range(5):
             values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
-        assert 0.6 < values.min() and values.max() < 1.3
+        assert values.min() > 0.6 and values.max() < 1.3
         rate = 0.3 if number < 3 else 0.03
         kernel = kernel - rate * (left * values @ right + decay * kernel)
         np.testing.assert_allclose(params["conv"]["kernel"].reshape(-1, 4), kernel, rtol=1e-4, atol=1e-5)
