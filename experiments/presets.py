@@ -106,6 +106,7 @@ _MODERN = ImageConfig(
     nesterov=True,
     weight_decay=5e-4,
     decay_vectors=False,
+    muon_learning_rate=0.1,
     crop_padding=2,
     flip=True,
     alternate_flips=True,
@@ -138,6 +139,7 @@ _IMAGES += [
 
 # Each idea of the recipe left out, and each that it does without put in.
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sgd": ("kernels by gradient descent instead of Muon", {"muon_learning_rate": None}),
     "random_flips": ("flips at random instead of in turn", {"alternate_flips": False}),
     "crop4": ("moved by up to 4 pixels instead of 2", {"crop_padding": 4}),
     "no_smoothing": ("no label smoothing", {"label_smoothing": 0.0}),
