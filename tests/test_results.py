@@ -73,3 +73,11 @@ def test_nothing_of_the_machine_but_its_name():
         record = json.loads(path.read_text(encoding="utf-8"))
         assert not [name for name, value in leaves(record).items() if isinstance(value, str) and "/" in value], path
         assert path.stat().st_size < 200_000
+
+
+def test_the_readme_has_the_figures_of_images():
+    rows = {row["name"]: row for row in json.loads((RESULTS / "study" / "results.json").read_text(encoding="utf-8"))["rows"]}
+    figures = [f"{100 * rows[name]['metrics']['test_accuracy']['mean']:.2f} %" for name in ("bn", "modern_bn")]
+    readme = " ".join((RESULTS.parent / "README.md").read_text(encoding="utf-8").split())
+    report, today = figures
+    assert f"ResNet-14 has {report} test accuracy with the report's settings and `bn`, {today} after 20 epochs" in readme
