@@ -215,13 +215,13 @@ def muon(
         u = momentum * m / (1 - momentum^(n+1)) + (1 - momentum) * g / (1 - momentum^n)
         p <- p - learning_rate * (orthogonalize(u) + weight_decay * p)
 
-    ``orthogonalize`` moves the singular values of u / |u| to between about 0.7 and 1.2 by five Newton-Schulz steps, but for
-    those that are close to 0. So each step changes what a layer does equally in all directions, however long its gradient.
-    For a kernel with more output than input values the step is longer by the root of their ratio.
+    ``orthogonalize`` divides u by its Frobenius norm and moves the singular values to between about 0.7 and 1.2 by five
+    Newton-Schulz steps, but for those that are close to 0. So each step changes what a layer does equally in all directions,
+    however long its gradient. For a kernel with more output than input values it is longer by the root of their ratio.
 
     Args:
       schedule: step -> learning rate of the convolution kernels: parameters of four dimensions.
-      others: what updates all other parameters.
+      others: what updates all other parameters; it sees their gradients alone, for the norm that it clips too.
       momentum: fraction of the moment kept at each step.
       weight_decay: coefficient of the kernels' decoupled decay, in units of the learning rate.
 

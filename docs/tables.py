@@ -190,45 +190,41 @@ def paper() -> str:
     return table(head, lines)
 
 
+def study_rows() -> dict[str, Any]:
+    """The rows of the study by name."""
+    stored = json.loads((ROOT / "results" / "study" / "results.json").read_text(encoding="utf-8"))
+    return {row["name"]: row for row in stored["rows"]}
+
+
+def percent(value: dict[str, Any]) -> str:
+    """A mean over seeds, ± the deviation over them where there is one."""
+    spread = "" if value["spread"] is None else f" ± {100 * value['spread']:.2f}"
+    return f"{100 * value['mean']:.2f}{spread} %"
+
+
 def tagger(name: str) -> list[str]:
     """Name, title, and each F1 with the report's."""
-    stored = json.loads((ROOT / "results" / "study" / "results.json").read_text(encoding="utf-8"))
-    (row,) = (row for row in stored["rows"] if row["name"] == name)
+    row = study_rows()[name]
     cells = [f"`{name}`", row["title"]]
     for figure in ("test_micro_f1", "test_macro_f1"):
-        value, report = row["metrics"][figure], row["published"]["report"].get(figure)
-        spread = "" if value["spread"] is None else f" ± {100 * value['spread']:.2f}"
-        cells += [f"{100 * value['mean']:.2f}{spread} %", "" if report is None else f"{100 * report:.0f} %"]
+        report = row["published"]["report"].get(figure)
+        cells += [percent(row["metrics"][figure]), "" if report is None else f"{100 * report:.0f} %"]
     return cells
 
 
 def images() -> str:
     """Test accuracy of each normalization, as the report trains and by today's recipe; what isn't trained stays empty."""
-    stored = json.loads((ROOT / "results" / "study" / "results.json").read_text(encoding="utf-8"))
-    rows = {row["name"]: row for row in stored["rows"]}
+    rows = study_rows()
 
-    def accuracy(name: str) -> str:
-        value = rows[name]["metrics"].get("test_accuracy")
-        if value is None:
-            return ""
-        spread = "" if value["spread"] is None else f" ± {100 * value['spread']:.2f}"
-        return f"{100 * value['mean']:.2f}{spread} %"
-
-    lines = []
-    for name in IMAGES:
+    def line(name: str) -> list[str]:
+        figures = [rows[each]["metrics"].get("test_accuracy") for each in (name, f"modern_{name}")]
+        ours, today = ("" if figure is None else percent(figure) for figure in figures)
         published = rows[name]["published"]
-        others = published["peers"].get("test_accuracy")
-        lines.append(
-            [
-                f"`{name}`",
-                rows[name]["title"],
-                accuracy(name),
-                f"{100 * published['report']['test_accuracy']:.2f} %",
-                accuracy(f"modern_{name}"),
-                "" if others is None else f"{100 * others:.1f} %",
-            ]
-        )
-    return table(["row", "what", "the report's settings", "report", "today's recipe, 20 epochs", "best public figure"], lines)
+        report, peer = (published[source]["test_accuracy"] for source in ("report", "peers"))
+        return [f"`{name}`", rows[name]["title"], ours, f"{100 * report:.2f} %", today, f"{100 * peer:.1f} %"]
+
+    head = ["row", "what", "the report's settings", "report", "today's recipe, 20 epochs", "best public figure"]
+    return table(head, map(line, IMAGES))
 
 
 def taggers() -> str:

@@ -61,7 +61,7 @@ class ImageConfig:
     warmup_epochs: NotNegative = 0.0
     """Linear warm-up of the cosine schedule."""
     momentum: Fraction = 0.9
-    """Fraction of the momentum buffer kept at a step."""
+    """Fraction of the momentum buffer, and of Muon's moment, kept at a step."""
     nesterov: bool = False
     """Nesterov momentum."""
     weight_decay: NotNegative = 1e-4
@@ -77,7 +77,7 @@ class ImageConfig:
     norm_bias_multiplier: Positive = 1.0
     """Learning rate of normalizations' biases in units of the others'."""
     clip_global_norm: Positive | None = None
-    """Scale longer gradients down to this L2 norm."""
+    """Scale longer gradients down to this L2 norm; of what SGD trains, as Muon heeds no length."""
     label_smoothing: Fraction = 0.0
     """Training targets are 1 - s for the label plus s spread over all classes; evaluation is never smoothed."""
     average_decay: Fraction = 0.0

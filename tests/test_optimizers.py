@@ -127,7 +127,7 @@ def test_muon_heeds_no_length(scale):
     if scale == 0:
         assert not np.any(updates["kernel"])
     elif scale > 1e-8:
-        np.testing.assert_allclose(updates["kernel"], expected["kernel"], rtol=0.02, atol=0.02)
+        np.testing.assert_allclose(updates["kernel"], expected["kernel"], rtol=2e-3, atol=2e-3)
     else:
         assert np.all(np.isfinite(updates["kernel"]))
 

@@ -131,5 +131,5 @@ def test_muon(options, shape, monkeypatch):
         updates, state = update({"kernel": gradient}, state, params)
         params = jax.tree.map(np.add, params, updates)
     theirs = flat.detach().numpy().T.reshape(shape)
-    np.testing.assert_allclose(params["kernel"], theirs, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(params["kernel"], theirs, rtol=1e-4, atol=1e-4)
     assert np.max(np.abs(theirs - kernel)) > 0.05
