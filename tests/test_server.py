@@ -19,10 +19,9 @@ from colnorm import cli, model_file, predict, server, tagged
 
 # What is started in the background of a shell script ignores Ctrl-C, and so would the server.
 START = """
-import signal, sys
+import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from colnorm import cli
-sys.exit(cli.main(["serve", *sys.argv[1:]]))
+runpy.run_module("colnorm.cli", run_name="__main__", alter_sys=True)
 """
 TEXT = "Mr. Obama flew to Paris on Monday. It rained there."
 MOST = 2000
@@ -39,7 +38,7 @@ def model(tmp_path_factory):
 @contextlib.contextmanager
 def serving(model, *arguments):
     """Its process and its port."""
-    command = [sys.executable, "-c", START, "--model", str(model), "--port", "0", *arguments]
+    command = [sys.executable, "-c", START, "serve", "--model", str(model), "--port", "0", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
