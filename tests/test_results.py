@@ -77,7 +77,8 @@ def test_nothing_of_the_machine_but_its_name():
 
 def test_the_readme_has_the_figures_of_images():
     rows = {row["name"]: row for row in json.loads((RESULTS / "study" / "results.json").read_text(encoding="utf-8"))["rows"]}
-    figures = [f"{100 * rows[name]['metrics']['test_accuracy']['mean']:.2f} %" for name in ("bn", "modern_bn")]
+    names = ("bn", "modern_bn", "nn", "modern_nn")
+    bn, modern_bn, nn, modern_nn = (f"{100 * rows[name]['metrics']['test_accuracy']['mean']:.2f}" for name in names)
     readme = " ".join((RESULTS.parent / "README.md").read_text(encoding="utf-8").split())
-    report, today = figures
-    assert f"ResNet-14 has {report} test accuracy with the report's settings and `bn`, {today} after 20 epochs" in readme
+    assert f"ResNet-14 has {bn} % test accuracy with the report's settings and `bn`, {modern_bn} % after 20 epochs" in readme
+    assert f"without a norm {nn} and {modern_nn} %" in readme
