@@ -82,3 +82,10 @@ def test_the_readme_has_the_figures_of_images():
     readme = " ".join((RESULTS.parent / "README.md").read_text(encoding="utf-8").split())
     assert f"ResNet-14 has {bn} % test accuracy with the report's settings and `bn`, {modern_bn} % after 20 epochs" in readme
     assert f"without a norm {nn} and {modern_nn} %" in readme
+
+
+def test_todays_recipe_is_above_the_public_figures_as_the_docs_say():
+    rows = {row["name"]: row for row in json.loads((RESULTS / "study" / "results.json").read_text(encoding="utf-8"))["rows"]}
+    for name in ("nn", "bn", "in", "bin", "ln", "gn", "flax_bn"):
+        here, public = rows[f"modern_{name}"]["metrics"]["test_accuracy"], rows[name]["published"]["peers"]["test_accuracy"]
+        assert here["mean"] > public, name
