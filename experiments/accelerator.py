@@ -25,6 +25,7 @@ from typing import Any, Literal
 from colnorm import process
 from colnorm.files import read_json, write_json
 from colnorm.tasks import console
+from experiments.pool import reason
 from experiments.presets import PRESETS
 from experiments.study import worth
 
@@ -187,7 +188,8 @@ def run_step(step: Step, seconds: float, log: Path) -> dict[str, Any]:
         )
         try:
             status = process_of_it.wait(seconds - PATIENCE)
-            ended = "done" if status == 0 else f"failed: {_last_line(log / f'{name}.txt')}"
+            said = (log / f"{name}.txt").read_text(encoding="utf-8", errors="replace")
+            ended = "done" if status == 0 else f"failed: {reason(status, said.strip())}"
         except subprocess.TimeoutExpired:
             ended = "stopped: its time was over"
         finally:
@@ -205,11 +207,6 @@ def _stop(running: subprocess.Popen[bytes]) -> None:
             running.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             continue
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "without a word")
 
 
 main = process.command_line(Command, run, "python -m experiments.accelerator", __doc__)

@@ -14,8 +14,9 @@ from experiments.accelerator import Step
 def test_a_command_ends_or_is_stopped_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerator, "PATIENCE", 0.5)
     (tmp_path / "work.py").write_text(
-        "import sys, time\nprint('begun', flush=True)\n"
+        "import os, sys, time\nprint('begun', flush=True)\n"
         "if sys.argv[1] == 'wrong': sys.exit('error: it went wrong')\n"
+        "if sys.argv[1] == 'killed': os.kill(os.getpid(), 9)\n"
         "if sys.argv[1] == 'long': time.sleep(60)\n"
     )
     environment = {"PYTHONPATH": str(tmp_path)}
@@ -27,7 +28,8 @@ def test_a_command_ends_or_is_stopped_and_says_so(tmp_path, monkeypatch):
         return ended["status"]
 
     assert run("well") == "done" and (tmp_path / "log" / "work-well.txt").read_text() == "begun\n"
-    assert run("wrong") == "failed: error: it went wrong"
+    assert run("wrong") == "failed: it went wrong"
+    assert run("killed") == "failed: killed by SIGKILL"
     assert run("long", 3.0) == "stopped: its time was over"
     assert run("well", 0.4) == "no time was left"
 
