@@ -98,7 +98,8 @@ _IMAGES += [
 
 
 # The same network trained as one would today, in 20 epochs. All ours. Muon, its rate and its decay were chosen on validation
-# data with bn and one seed (docs/what-was-tried.md), the rate of nn by itself; the chapter ablation is to decide the rest.
+# data with bn and one seed (docs/what-was-tried.md), the rate of nn by itself; of the rest one seed of each
+# row of the chapter ablation decides nothing.
 _MODERN = ImageConfig(
     epochs=20,
     schedule="cosine",
